@@ -1,0 +1,13 @@
+"""Estimators: what users import."""
+
+if __name__ != "fedtl.estimators":
+    raise ImportError("The folder estimators is the package fedtl.estimators: import it as that.")
+
+from fedtl.estimators._encoder import Encoder
+from fedtl.estimators._transfer import FederatedTransferClassifier, FederatedTransferRegressor
+
+__all__ = [
+    "Encoder",
+    "FederatedTransferClassifier",
+    "FederatedTransferRegressor",
+]

@@ -1,0 +1,7 @@
+"""The asking side: channels to parties, and the ledger of what crossed."""
+
+from fedtl.federation._channel import Channel, InProcessChannel
+from fedtl.federation._ledger import Ledger
+from fedtl.federation._simulation import Simulation
+
+__all__ = ["Channel", "InProcessChannel", "Ledger", "Simulation"]

@@ -1,0 +1,89 @@
+"""What crossed the border, counted in exact encoded bytes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Entry:
+    """Messages of one kind between the active party and one other.
+
+    Parameters
+    ----------
+    messages : int
+        How many.
+    n_bytes : int
+        Their encoded size in bytes, summed.
+    """
+
+    messages: int = 0
+    n_bytes: int = 0
+
+
+class Ledger:
+    """Counts of messages and bytes by party, direction and kind.
+
+    Examples
+    --------
+    >>> from fedtl.federation import Ledger
+    >>> ledger = Ledger()
+    >>> ledger.add("shop", "sent", "moments.request/1", 2048)
+    >>> ledger.messages, ledger.n_bytes
+    (1, 2048)
+    """
+
+    def __init__(self) -> None:
+        self.entries: defaultdict[tuple[str, str, str], Entry] = defaultdict(Entry)
+
+    def add(self, party: str, direction: str, kind: str, n_bytes: int) -> None:
+        """Count one message.
+
+        Parameters
+        ----------
+        party : str
+            The other party.
+        direction : {"sent", "received"}
+            As seen from the active party.
+        kind : str
+            Kind of the message.
+        n_bytes : int
+            Its encoded size in bytes.
+        """
+        entry = self.entries[party, direction, kind]
+        entry.messages += 1
+        entry.n_bytes += n_bytes
+
+    @property
+    def messages(self) -> int:
+        """Number of messages, of all kinds and in both directions."""
+        return sum(entry.messages for entry in self.entries.values())
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all messages in both directions."""
+        return sum(entry.n_bytes for entry in self.entries.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one record for each party, direction and kind.
+
+        Returns
+        -------
+        list of dict
+            With the keys ``party``, ``direction``, ``kind``, ``messages`` and ``bytes``.
+        """
+        return [
+            {
+                "party": party,
+                "direction": direction,
+                "kind": kind,
+                "messages": entry.messages,
+                "bytes": entry.n_bytes,
+            }
+            for (party, direction, kind), entry in self.entries.items()
+        ]
+
+    def __repr__(self) -> str:
+        return f"Ledger({self.messages} messages, {self.n_bytes:,} bytes)"

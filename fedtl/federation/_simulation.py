@@ -1,0 +1,119 @@
+"""Parties simulated in this process, each behind its own service and policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedtl.federation._channel import InProcessChannel
+from fedtl.federation._ledger import Ledger
+from fedtl.parties import Answer, PartyService, Policy, Recipe, Table
+
+
+class Simulation:
+    """How the parties whose columns are in X are simulated.
+
+    ``federation=None`` means ``Simulation()``. A simulated party is the service object of a real
+    one, and is reached by messages only.
+
+    Parameters
+    ----------
+    serialize : bool, default=False
+        Encode and decode every message, as between machines. The model is the same; it shows
+        that nothing crosses but declared messages, and costs a little time.
+    policies : mapping of str to Policy, optional
+        The policy of a party by its name; parties that are not named answer everything.
+
+    Examples
+    --------
+    >>> from fedtl.federation import Simulation
+    >>> from fedtl.parties import Policy
+    >>> Simulation(policies={"shop": Policy(min_rows=20)})
+    Simulation(serialize=False, policies={'shop': Policy(min_rows=20, ...)})
+    """
+
+    def __init__(
+        self, serialize: bool = False, policies: Mapping[str, Policy] | None = None
+    ) -> None:
+        self.serialize = serialize
+        self.policies = policies
+
+    def parties(
+        self, recipes: Mapping[str, Recipe], answers: Mapping[str, tuple[str, Answer]]
+    ) -> SimulatedParties:
+        """Return services for these parties.
+
+        Parameters
+        ----------
+        recipes : mapping of str to Recipe
+            The encoder of each party that is not the active one, by its name.
+        answers : mapping of str to (str, callable)
+            The protocols' ends at the parties' side.
+
+        Returns
+        -------
+        SimulatedParties
+            One service for each party.
+
+        Raises
+        ------
+        ValueError
+            If there is a policy for a party that does not exist.
+        """
+        policies = dict(self.policies or {})
+        unknown = sorted(set(policies) - set(recipes))
+        if unknown:
+            raise ValueError(
+                f"policies for {unknown}, which are no parties beside the active one; "
+                f"those are {sorted(recipes)}"
+            )
+        return SimulatedParties(
+            [
+                PartyService(name, Table(()), recipe, answers, policies.get(name))
+                for name, recipe in recipes.items()
+            ],
+            self.serialize,
+        )
+
+    def __repr__(self) -> str:
+        policies = {
+            name: f"Policy(min_rows={policy.min_rows}, ...)"
+            for name, policy in (self.policies or {}).items()
+        }
+        shown = ", ".join(f"{name!r}: {policy}" for name, policy in policies.items())
+        return f"Simulation(serialize={self.serialize}, policies={{{shown}}})"
+
+
+class SimulatedParties:
+    """The services of simulated parties, with what they learnt but without rows.
+
+    Parameters
+    ----------
+    services : sequence of PartyService
+        One for each party.
+    serialize : bool
+        Whether messages are encoded and decoded.
+    """
+
+    def __init__(self, services: Sequence[PartyService], serialize: bool) -> None:
+        self.services, self.serialize = list(services), serialize
+
+    def channels(self, blocks: Sequence[Any], ledger: Ledger) -> list[InProcessChannel]:
+        """Return a channel to each party, which knows these blocks for as long as it lives.
+
+        Parameters
+        ----------
+        blocks : sequence of (ndarray or dataframe of shape (n_rows, n_columns))
+            The parties' columns.
+        ledger : Ledger
+            Where messages are counted.
+
+        Returns
+        -------
+        list of InProcessChannel
+            In the order of the parties.
+        """
+        return [
+            InProcessChannel(service.with_table(Table(block)), ledger, self.serialize)
+            for service, block in zip(self.services, blocks, strict=True)
+        ]

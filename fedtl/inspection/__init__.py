@@ -1,0 +1,5 @@
+"""Reports and displays of what a federation gained and exchanged."""
+
+from fedtl.inspection._report import FederationReport
+
+__all__ = ["FederationReport"]

@@ -1,0 +1,197 @@
+"""How a party encodes its own columns for linear models and small networks.
+
+Numbers are mapped to normal quantiles and scaled, categories are one-hot; on top of that, each
+number is given a piecewise-linear encoding [1]_ over its own quantiles, which lets a linear model
+bend. A column with one very frequent value (a zero-inflated amount, say) has that value taken out
+of its quantiles and marked with an indicator of its own: plain quantile bins would collapse.
+
+References
+----------
+.. [1] Y. Gorishniy, I. Rubachev, A. Babenko. On embeddings for numerical features in tabular
+   deep learning. NeurIPS 2022.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import OneHotEncoder, QuantileTransformer
+
+from fedtl.learning.columns import Columns
+
+_FREQUENT = 0.15
+
+
+class PiecewiseLinear:
+    """Zero-safe piecewise-linear encoding of numeric columns.
+
+    Parameters
+    ----------
+    n_bins : int
+        Number of quantile bins of a column.
+    """
+
+    def __init__(self, n_bins: int) -> None:
+        self.n_bins = n_bins
+
+    def fit(self, numbers: np.ndarray) -> PiecewiseLinear:
+        """Find the bins of ``numbers``, of shape (n_rows, n_columns); NaN is left out."""
+        self.columns_ = [self._bins(x[~np.isnan(x)]) for x in numbers.T]
+        return self
+
+    def _bins(self, x: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return a column's bin edges and its over-frequent value (NaN if it has none)."""
+        values, counts = np.unique(x, return_counts=True)
+        if len(values) <= 2:
+            return np.empty(0), np.nan
+        frequent = np.nan
+        if counts.max() > _FREQUENT * len(x):
+            frequent = float(values[counts.argmax()])
+            x = x[x != frequent]
+        if len(values) <= self.n_bins + 1:
+            edges = values
+        else:
+            edges = np.quantile(x, np.linspace(0, 1, self.n_bins + 1))
+        return np.unique(np.append(edges, [] if np.isnan(frequent) else frequent)), frequent
+
+    def transform(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the encoding, of shape (n_rows, n_encoded); a missing value is all NaN."""
+        parts = []
+        for x, (edges, frequent) in zip(numbers.T, self.columns_, strict=True):
+            if len(edges) > 1:
+                parts.append(np.clip((x[:, None] - edges[:-1]) / np.diff(edges), 0.0, 1.0))
+            if not np.isnan(frequent):
+                parts.append(np.where(np.isnan(x), np.nan, x == frequent)[:, None])
+        return np.hstack(parts) if parts else np.empty((len(numbers), 0))
+
+
+class Encoding:
+    """A party's encoding, fitted on all its own rows, without labels.
+
+    Parameters
+    ----------
+    n_bins : int
+        Bins of the piecewise-linear part; 0 leaves it out.
+    max_width : int
+        A wider encoding is rotated to its first `max_width` principal components, so that
+        second moments stay small enough to send.
+    scaled : bool, default=True
+        Whether numbers go through quantile scaling; features of a pretrained network do not.
+    random_state : int, default=0
+        Seed of the subsampling inside the quantile scaling and of the rotation.
+    """
+
+    def __init__(
+        self, n_bins: int, max_width: int, scaled: bool = True, random_state: int = 0
+    ) -> None:
+        self.n_bins = n_bins
+        self.max_width = max_width
+        self.scaled = scaled
+        self.random_state = random_state
+
+    def fit(self, columns: Columns) -> Encoding:
+        """Fit on the rows that the party knows.
+
+        Parameters
+        ----------
+        columns : Columns
+            The party's rows; missing values inside a row are allowed.
+
+        Returns
+        -------
+        Encoding
+            self.
+        """
+        self._fit_base(columns)
+        self.piecewise_ = PiecewiseLinear(self.n_bins if self.scaled else 0)
+        self.piecewise_.fit(columns.numbers if self.piecewise_.n_bins else columns.numbers[:, :0])
+        unscaled = self._unscaled(columns)
+        self.mean_ = np.nanmean(unscaled, axis=0) if unscaled.size else np.zeros(unscaled.shape[1])
+        spread = np.nanstd(unscaled, axis=0) if unscaled.size else np.zeros(unscaled.shape[1])
+        # Slightly damped, so that a nearly empty bin is not blown up to unit variance.
+        self.scale_ = np.where(spread > 1e-9, spread + 1e-2, np.inf)
+        self.rotation_ = None
+        if len(self.mean_) > self.max_width:
+            self.rotation_ = PCA(
+                min(self.max_width, len(columns)),
+                svd_solver="covariance_eigh",
+                random_state=self.random_state,
+            ).fit(self._expanded(columns))
+        return self
+
+    def _fit_base(self, columns: Columns) -> None:
+        numbers, n = columns.numbers, len(columns)
+        self.quantiles_ = None
+        if self.scaled and numbers.shape[1]:
+            self.quantiles_ = QuantileTransformer(
+                n_quantiles=max(1, min(500, n)),
+                output_distribution="normal",
+                subsample=20_000,
+                random_state=self.random_state,
+            ).fit(numbers)
+        self.with_holes_ = np.isnan(numbers).any(axis=0)
+        self.one_hot_ = None
+        if columns.categories.shape[1]:
+            self.one_hot_ = OneHotEncoder(
+                sparse_output=False,
+                handle_unknown="infrequent_if_exist",
+                min_frequency=max(1, min(50, n // 100)),
+            ).fit(columns.categories)
+
+    def base(self, columns: Columns) -> np.ndarray:
+        """Return scaled numbers (NaN where missing), indicators of missing values and one-hots.
+
+        Parameters
+        ----------
+        columns : Columns
+            Rows of this party.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_base), dtype float64
+            What trees are given.
+        """
+        numbers = columns.numbers
+        if self.quantiles_ is not None:
+            numbers = np.clip(self.quantiles_.transform(numbers), -3.0, 3.0)
+        parts = [numbers, np.isnan(columns.numbers[:, self.with_holes_]).astype(np.float64)]
+        if self.one_hot_ is not None:
+            parts.append(self.one_hot_.transform(columns.categories))
+        return np.hstack(parts)
+
+    def _unscaled(self, columns: Columns) -> np.ndarray:
+        return np.hstack(
+            [
+                self.base(columns),
+                self.piecewise_.transform(columns.numbers)
+                if self.piecewise_.columns_
+                else np.empty((len(columns), 0)),
+            ]
+        )
+
+    def _expanded(self, columns: Columns) -> np.ndarray:
+        scaled = (self._unscaled(columns) - self.mean_) / self.scale_
+        return np.clip(np.nan_to_num(scaled, copy=False), -5.0, 5.0)
+
+    def transform(self, columns: Columns) -> np.ndarray:
+        """Return the encoded rows.
+
+        Parameters
+        ----------
+        columns : Columns
+            Rows of this party; a missing value becomes the column's mean.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, width), dtype float64
+            Columns of mean about 0 and variance about 1 over the party's own rows.
+        """
+        expanded = self._expanded(columns)
+        if self.rotation_ is None:
+            return expanded
+        return np.asarray(self.rotation_.transform(expanded))
+
+    @property
+    def width(self) -> int:
+        """Number of encoded columns."""
+        return len(self.mean_) if self.rotation_ is None else int(self.rotation_.n_components_)

@@ -1,0 +1,292 @@
+"""How a party turns its own rows into what its models see, by itself and without labels."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from sklearn.base import clone
+
+from fedtl.exceptions import PartyError
+from fedtl.learning.columns import Columns, as_columns
+from fedtl.learning.encoding import Encoding
+from fedtl.parties._table import Table, take_rows
+
+MAX_WIDTH = 256
+_CHUNK = 4096
+
+
+class Recipe(Protocol):
+    """What a party's encoder estimator says; see :class:`fedtl.Encoder`."""
+
+    preprocessor: Any
+    module: Any
+    frozen: Any
+    lr: float | None
+
+
+class LocalFeatures:
+    """A party's preprocessing, pretrained network and encoding, fitted on its own rows.
+
+    Parameters
+    ----------
+    party : str
+        Name of the party, for errors.
+    recipe : Recipe
+        Preprocessor and network.
+    """
+
+    def __init__(self, party: str, recipe: Recipe) -> None:
+        self.party, self.recipe = party, recipe
+        self.fitted = False
+
+    def fit(self, block: Any, n_bins: int, seed: int) -> LocalFeatures:
+        """Fit on the rows of `block` that have any value.
+
+        Parameters
+        ----------
+        block : ndarray or dataframe of shape (n_rows, n_columns)
+            The party's columns.
+        n_bins : int
+            Bins of the piecewise-linear encoding.
+        seed : int
+            Seed of whatever is drawn.
+
+        Returns
+        -------
+        LocalFeatures
+            self.
+
+        Raises
+        ------
+        PartyError
+            If no row has a value, a value is infinite, or the preprocessor or the network
+            cannot take the block.
+        """
+        known = _known(self.party, block)
+        if not known.any():
+            raise PartyError(
+                self.party,
+                "knows no row: every row of its block is missing. Pass at least one row that has "
+                "values in its columns, or leave the party out",
+            )
+        own = take_rows(block, np.flatnonzero(known))
+        self.preprocessor_ = None
+        if self.recipe.preprocessor is not None:
+            self.preprocessor_ = clone(self.recipe.preprocessor)
+            self._preprocess(lambda: self.preprocessor_.fit(own))
+        self.module_ = instantiate(self.recipe.module, seed)
+        self.trainable_ = freeze(self.module_, self.recipe.frozen)
+        columns = self._columns(own)
+        if not columns.width:
+            raise PartyError(self.party, "has no columns left after preprocessing")
+        self.encoding_ = Encoding(
+            n_bins, MAX_WIDTH, scaled=self.module_ is None, random_state=seed
+        ).fit(self.features(columns))
+        self.fitted = True
+        return self
+
+    def known(self, table: Table, ids: np.ndarray) -> np.ndarray:
+        """Return which ids are in the table with a value in some column: (n_ids,), bool."""
+        block, known = table.select(ids)
+        known[known] = _known(self.party, block)
+        return known
+
+    def read(self, table: Table, ids: np.ndarray) -> tuple[Columns, np.ndarray]:
+        """Find rows and preprocess them.
+
+        Parameters
+        ----------
+        table : Table
+            The party's rows.
+        ids : ndarray of shape (n_ids,), dtype int64
+            Which of them are wanted.
+
+        Returns
+        -------
+        columns : Columns
+            One row for each id; all missing where the party does not know it.
+        known : ndarray of shape (n_ids,), dtype bool
+            Which ids it knows: those in its table with a value in some column.
+        """
+        block, known = table.select(ids)
+        with_values = _known(self.party, block)
+        known[known] = with_values
+        rows = np.flatnonzero(known)
+        if not len(rows):
+            return Columns(np.empty((len(known), 0)), np.empty((len(known), 0), object)), known
+        own = block if with_values.all() else take_rows(block, np.flatnonzero(with_values))
+        columns = self._columns(own)
+        if len(rows) == len(known):
+            return columns, known
+        numbers = np.full((len(known), columns.numbers.shape[1]), np.nan)
+        categories = np.full((len(known), columns.categories.shape[1]), None, dtype=object)
+        numbers[rows], categories[rows] = columns.numbers, columns.categories
+        return Columns(numbers, categories), known
+
+    def features(self, columns: Columns) -> Columns:
+        """Return what the encoding takes: the columns, or the pretrained network's output."""
+        return columns if self.module_ is None else self._module_features(columns.numbers)
+
+    def chunks(self, columns: Columns, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Encode rows piece by piece, so that a large table is never held encoded.
+
+        Parameters
+        ----------
+        columns : Columns
+            From :meth:`read`.
+        rows : ndarray of shape (n,), dtype int
+            Rows that the party knows.
+
+        Yields
+        ------
+        tuple of (slice, ndarray)
+            Positions in `rows`, and the encoding of those rows, in float64.
+        """
+        for start in range(0, len(rows), _CHUNK):
+            piece = slice(start, min(start + _CHUNK, len(rows)))
+            yield piece, self.encoding_.transform(self.features(columns[rows[piece]]))
+
+    def latent_input(self, columns: Columns, rows: np.ndarray) -> np.ndarray:
+        """Return what the latent encoder is trained on for some rows.
+
+        Parameters
+        ----------
+        columns : Columns
+            From :meth:`read`.
+        rows : ndarray of shape (n,), dtype int
+            Rows that the party knows.
+
+        Returns
+        -------
+        ndarray of shape (n, width), dtype float32
+            The encoding, or the raw numbers where a network is fine-tuned below the encoder.
+        """
+        part = columns[rows]
+        if self.trainable_:
+            return np.nan_to_num(part.numbers).astype(np.float32)
+        return self.encoding_.transform(self.features(part)).astype(np.float32)
+
+    @property
+    def trunk(self) -> torch.nn.Module | None:
+        """The network that is fine-tuned, if there is one; to be copied before training."""
+        return self.module_ if self.trainable_ else None
+
+    @property
+    def trunk_width(self) -> int:
+        """Number of features that the network puts out."""
+        return len(self.encoding_.mean_)
+
+    def _columns(self, own: Any) -> Columns:
+        if self.preprocessor_ is not None:
+            own = self._preprocess(lambda: self.preprocessor_.transform(own))
+            own = own.toarray() if hasattr(own, "toarray") else own
+            own = np.asarray(own) if not hasattr(own, "columns") else own
+        columns = as_columns(own)
+        if np.isinf(columns.numbers).any():
+            raise PartyError(self.party, "its preprocessor put out infinity")
+        return columns
+
+    def _preprocess(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except Exception as error:
+            raise PartyError(
+                self.party, f"its preprocessor failed on the party's own rows: {error}"
+            ) from error
+
+    def _module_features(self, numbers: np.ndarray) -> Columns:
+        module, parts = self.module_, []
+        module.eval()
+        with torch.no_grad():
+            for start in range(0, len(numbers), _CHUNK):
+                x = torch.as_tensor(np.nan_to_num(numbers[start : start + _CHUNK]))
+                try:
+                    out = module(x.to(_dtype(module)))
+                except Exception as error:
+                    raise PartyError(
+                        self.party,
+                        f"its encoder module cannot take a batch of shape "
+                        f"{tuple(x.shape)}: {error}",
+                    ) from error
+                parts.append(out.flatten(1).double().numpy())
+        features = np.concatenate(parts)
+        if not np.isfinite(features).all():
+            raise PartyError(self.party, "its encoder module put out NaN or infinity")
+        return Columns(features, np.empty((len(features), 0), dtype=object))
+
+
+def instantiate(module: Any, seed: int) -> torch.nn.Module | None:
+    """Return a network of our own: the caller's is never trained or changed.
+
+    Parameters
+    ----------
+    module : nn.Module, class, fitted skorch net or None
+        A class is called without arguments; of a skorch net its ``module_`` is taken.
+    seed : int
+        Seed of a class's initialisation.
+
+    Returns
+    -------
+    nn.Module or None
+        A copy.
+    """
+    if module is None:
+        return None
+    if isinstance(module, type):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return module()  # type: ignore[no-any-return]
+    return copy.deepcopy(getattr(module, "module_", module))
+
+
+def freeze(module: torch.nn.Module | None, frozen: Any) -> bool:
+    """Freeze parameters by name and say whether any are left to train.
+
+    Parameters
+    ----------
+    module : nn.Module or None
+        Changed in place.
+    frozen : bool or sequence of str
+        All, none, or patterns of parameter names as in :mod:`fnmatch`.
+
+    Returns
+    -------
+    bool
+        Whether a parameter is left to train.
+
+    Raises
+    ------
+    ValueError
+        If a pattern matches no parameter.
+    """
+    if module is None:
+        return False
+    names = [name for name, _ in module.named_parameters()]
+    patterns = ["*"] if frozen is True else [] if frozen is False else list(frozen)
+    for pattern in patterns:
+        if frozen is not True and not fnmatch.filter(names, pattern):
+            raise ValueError(
+                f"frozen={pattern!r} matches no parameter of the module; it has {', '.join(names)}"
+            )
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, p) for p in patterns))
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _known(party: str, block: Any) -> np.ndarray:
+    columns = as_columns(block)
+    if np.isinf(columns.numbers).any():
+        rows = int(np.isinf(columns.numbers).any(axis=1).sum())
+        raise PartyError(
+            party, f"{rows} rows hold infinity; replace it by a number or by NaN (missing)"
+        )
+    return columns.known()
+
+
+def _dtype(module: torch.nn.Module) -> torch.dtype:
+    return next((p.dtype for p in module.parameters()), torch.float32)

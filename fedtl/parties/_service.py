@@ -1,0 +1,166 @@
+"""The service object of a party: the same for simulated and for remote parties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedtl.exceptions import PartyError
+from fedtl.learning.columns import Columns
+from fedtl.parties._features import LocalFeatures, Recipe
+from fedtl.parties._policy import Policy, Usage
+from fedtl.parties._table import Table
+from fedtl.wire import Message
+
+
+@dataclass(eq=False)
+class Session:
+    """What a party keeps for one federated model.
+
+    Parameters
+    ----------
+    features : LocalFeatures
+        Its own preprocessing and encoding.
+    ids : ndarray of shape (n_ids,), dtype int64
+        The ids that the fit under way is about.
+    columns : Columns or None
+        Its rows in the order of these ids; only while a fit runs.
+    known : ndarray of shape (n_ids,), dtype bool
+        Which of those ids it knows.
+    state : dict
+        What each protocol keeps between its messages, by the protocol's own keys.
+    """
+
+    features: LocalFeatures
+    ids: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    columns: Columns | None = None
+    known: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, table: Table) -> None:
+        """Read the rows of the fit that is under way."""
+        self.columns, self.known = self.features.read(table, self.ids)
+
+    def encoded(self, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Encode training rows piece by piece; see :meth:`LocalFeatures.chunks`."""
+        if self.columns is None:
+            raise RuntimeError("no fit is under way")
+        return self.features.chunks(self.columns, rows)
+
+    def end_fit(self) -> None:
+        """Forget the training rows and whatever only training needs."""
+        self.columns = None
+        self.ids, self.known = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
+        self.state = {key: value for key, value in self.state.items() if key.startswith("fitted")}
+
+
+Answer = Callable[["PartyService", Any], Message]
+"""One end of a protocol: from a request to its reply, at the party's side."""
+
+
+class PartyService:
+    """A party: its table, its policy, its sessions.
+
+    It is reached by messages only. Which messages it understands is given by the protocols that
+    it was built with; which of them it answers is decided by its policy.
+
+    Parameters
+    ----------
+    name : str
+        Name of the party.
+    table : Table
+        Its rows.
+    recipe : Recipe
+        How it encodes its rows.
+    answers : mapping of str to (str, callable)
+        For each kind of request, the name of its protocol and the function that answers it.
+    policy : Policy, optional
+        The bounds within which it answers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        table: Table,
+        recipe: Recipe,
+        answers: Mapping[str, tuple[str, Answer]],
+        policy: Policy | None = None,
+    ) -> None:
+        self.name, self.table, self.recipe = name, table, recipe
+        self.answers = answers
+        self.policy = policy or Policy()
+        self.usage = Usage()
+        self.sessions: dict[str, Session] = {}
+
+    def answer(self, request: Message) -> Message:
+        """Answer one request.
+
+        Parameters
+        ----------
+        request : Message
+            A declared message that one of this party's protocols answers.
+
+        Returns
+        -------
+        Message
+            The reply that the protocol declares.
+
+        Raises
+        ------
+        PolicyRefusal
+            If the policy does not allow it.
+        PartyError
+            If the request cannot be answered.
+        """
+        if request.kind not in self.answers:
+            raise PartyError(self.name, f"does not understand the message {request.kind!r}")
+        protocol, answer = self.answers[request.kind]
+        self.policy.allow_protocol(self.name, protocol)
+        return answer(self, request)
+
+    def session(self, name: str) -> Session:
+        """Return an open session.
+
+        Raises
+        ------
+        PartyError
+            If there is none of that name.
+        """
+        try:
+            return self.sessions[name]
+        except KeyError:
+            raise PartyError(self.name, "the session has ended; fit the estimator again") from None
+
+    def training_rows(self, session: Session, rows: np.ndarray) -> np.ndarray:
+        """Return positions of known training rows as an index array, refusing any others.
+
+        Raises
+        ------
+        PartyError
+            If a position is out of range or the party does not know the row.
+        """
+        if session.columns is None:
+            raise PartyError(self.name, "no fit is under way in this session")
+        if len(rows) and (rows.max() >= len(session.known) or not session.known[rows].all()):
+            raise PartyError(self.name, "a row was asked for that it does not know")
+        return rows.astype(np.int64)
+
+    def with_table(self, table: Table) -> PartyService:
+        """Return a service over another table that shares this one's sessions and quotas.
+
+        Parameters
+        ----------
+        table : Table
+            The rows that a simulated party is asked about in one call.
+
+        Returns
+        -------
+        PartyService
+            A new service.
+        """
+        view = PartyService(self.name, table, self.recipe, self.answers, self.policy)
+        view.usage, view.sessions = self.usage, self.sessions
+        return view

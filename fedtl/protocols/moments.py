@@ -1,0 +1,239 @@
+"""Moments: sums of products over shared rows, and the scores of linear models solved from them.
+
+One round for the moments, one for the held-out scores; both take one message each way, whatever
+the number of rows.
+
+Who learns what
+---------------
+- ``moments.request/1`` gives the party, for rows that both know: their fold, their weight and the
+  targets, which are made of labels and of the active party's own held-out scores. *Without
+  protection the party sees the labels of shared rows.*
+- ``moments.reply/1`` gives the active party sums over whole folds: products of the party's
+  encoded columns with each other and with the targets. No row of the party crosses.
+- ``moments.model/1`` gives the party the coefficients on its columns, solved on all folds and
+  without each fold.
+- ``moments.scores/1`` gives the active party one held-out partial score a row and output, which
+  is a fixed linear map of that row's encoded columns.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+
+from fedtl.federation import Channel
+from fedtl.parties import PartyService, Session
+from fedtl.wire import Message, Tensor, message
+
+
+@message("moments.request/1")
+class MomentsRequest(Message):
+    """Targets on shared rows."""
+
+    session: str
+    n_folds: int
+    rows: Annotated[np.ndarray, Tensor("uint32", ("rows",))]
+    folds: Annotated[np.ndarray, Tensor("uint8", ("rows",))]
+    weight: Annotated[np.ndarray, Tensor("float64", ("rows",))]
+    targets: Annotated[np.ndarray, Tensor("float64", ("rows", "targets"))]
+
+
+@message("moments.reply/1")
+class MomentsReply(Message):
+    """Sums over each fold; the first column is constant one, `gram` is an upper triangle."""
+
+    gram: Annotated[np.ndarray, Tensor("float64", ("folds", "triangle"))]
+    cross: Annotated[np.ndarray, Tensor("float64", ("folds", "columns", "targets"))]
+
+
+@message("moments.model/1")
+class Model(Message):
+    """Coefficients on the party's columns, constant column first; to be kept if `keep`."""
+
+    session: str
+    keep: bool
+    rows: Annotated[np.ndarray, Tensor("uint32", ("rows",))]
+    folds: Annotated[np.ndarray, Tensor("uint8", ("rows",))]
+    held_out: Annotated[np.ndarray, Tensor("float64", ("folds", "columns", "outputs"))]
+    coefficients: Annotated[np.ndarray, Tensor("float64", ("columns", "kept"))]
+
+
+@message("moments.scores/1")
+class Scores(Message):
+    """Held-out partial scores of the rows that were asked for."""
+
+    scores: Annotated[np.ndarray, Tensor("float64", ("rows", "outputs"))]
+
+
+def ask_moments(
+    channel: Channel,
+    session: str,
+    rows: np.ndarray,
+    folds: np.ndarray,
+    weight: np.ndarray,
+    targets: np.ndarray,
+    n_folds: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ask a party for its moments with these targets.
+
+    Parameters
+    ----------
+    channel : Channel
+        The party.
+    session : str
+        Name of the session.
+    rows : ndarray of shape (n_rows,), dtype int
+        Positions of rows that the party knows, among those that the session was opened with.
+    folds : ndarray of shape (n_rows,), dtype int
+        Fold of each row.
+    weight : ndarray of shape (n_rows,), dtype float64
+        Weight of each row.
+    targets : ndarray of shape (n_rows, n_targets), dtype float64
+        Targets.
+    n_folds : int
+        Number of folds.
+
+    Returns
+    -------
+    gram : ndarray of shape (n_folds, 1 + width, 1 + width), dtype float64
+        Weighted products of the party's columns, a constant one first.
+    cross : ndarray of shape (n_folds, 1 + width, n_targets), dtype float64
+        Weighted products with the targets.
+    """
+    request = MomentsRequest(
+        session=session,
+        n_folds=n_folds,
+        rows=rows.astype(np.uint32),
+        folds=folds.astype(np.uint8),
+        weight=weight,
+        targets=targets,
+    )
+    reply = channel.ask(request, MomentsReply)
+    return _unpack(reply.gram, reply.cross.shape[1]), reply.cross
+
+
+def ask_scores(
+    channel: Channel,
+    session: str,
+    rows: np.ndarray,
+    folds: np.ndarray,
+    held_out: np.ndarray,
+    coefficients: np.ndarray | None = None,
+) -> np.ndarray:
+    """Ask a party for scores of training rows, and give it the coefficients for new rows.
+
+    Parameters
+    ----------
+    channel : Channel
+        The party.
+    session : str
+        Name of the session.
+    rows : ndarray of shape (n_rows,), dtype int
+        Positions of rows that the party knows.
+    folds : ndarray of shape (n_rows,), dtype int
+        Which of the coefficients in `held_out` scores each row.
+    held_out : ndarray of shape (n_folds, 1 + width, n_outputs), dtype float64
+        Coefficients that were solved without each fold.
+    coefficients : ndarray of shape (1 + width, n_kept), dtype float64, optional
+        Coefficients that the party keeps for new rows.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_outputs), dtype float64
+        Scores.
+    """
+    request = Model(
+        session=session,
+        keep=coefficients is not None,
+        rows=rows.astype(np.uint32),
+        folds=folds.astype(np.uint8),
+        held_out=held_out,
+        coefficients=held_out[0][:, :0] if coefficients is None else coefficients,
+    )
+    return channel.ask(request, Scores).scores
+
+
+def answer_moments(party: PartyService, request: MomentsRequest) -> MomentsReply:
+    """Sum products over each fold, encoding a few thousand rows at a time."""
+    session = party.session(request.session)
+    rows = party.training_rows(session, request.rows)
+    party.policy.allow_aggregate(party.name, len(rows))
+    gram, cross = fold_moments(
+        session, rows, request.folds, request.weight, request.targets, request.n_folds
+    )
+    upper = np.triu_indices(gram.shape[1])
+    return MomentsReply(gram=gram[:, upper[0], upper[1]], cross=cross)
+
+
+def answer_model(party: PartyService, request: Model) -> Scores:
+    """Keep the coefficients and score rows with those that were solved without their fold."""
+    session = party.session(request.session)
+    rows = party.training_rows(session, request.rows)
+    if request.keep:
+        session.state["fitted.coefficients"] = request.coefficients
+    return Scores(scores=fold_scores(session, rows, request.folds, request.held_out))
+
+
+def fold_moments(
+    session: Session,
+    rows: np.ndarray,
+    folds: np.ndarray,
+    weight: np.ndarray,
+    targets: np.ndarray,
+    n_folds: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum products of encoded rows and targets over each fold, in bounded memory.
+
+    The active party computes its own part with this, without a message.
+
+    Parameters
+    ----------
+    session : Session
+        A party's features and rows.
+    rows : ndarray of shape (n_rows,), dtype int
+        Which of the rows.
+    folds, weight, targets : ndarray of shape (n_rows, ...)
+        As in :func:`ask_moments`.
+    n_folds : int
+        Number of folds.
+
+    Returns
+    -------
+    gram : ndarray of shape (n_folds, 1 + width, 1 + width), dtype float64
+        See :func:`ask_moments`.
+    cross : ndarray of shape (n_folds, 1 + width, n_targets), dtype float64
+        See :func:`ask_moments`.
+    """
+    width = 1 + session.features.encoding_.width
+    gram = np.zeros((n_folds, width, width))
+    cross = np.zeros((n_folds, width, targets.shape[1]))
+    for piece, encoded in session.encoded(rows):
+        ones = np.hstack([np.ones((len(encoded), 1)), encoded])
+        for fold in np.unique(folds[piece]):
+            inside = folds[piece] == fold
+            x = ones[inside]
+            weighted = x * weight[piece][inside, None]
+            gram[fold] += weighted.T @ x
+            cross[fold] += weighted.T @ targets[piece][inside]
+    return gram, cross
+
+
+def fold_scores(
+    session: Session, rows: np.ndarray, folds: np.ndarray, held_out: np.ndarray
+) -> np.ndarray:
+    """Score each row with its fold's coefficients: (n_rows, n_outputs), float64."""
+    scores = np.empty((len(rows), held_out.shape[2]))
+    for piece, encoded in session.encoded(rows):
+        for fold in np.unique(folds[piece]):
+            inside = folds[piece] == fold
+            scores[piece][inside] = encoded[inside] @ held_out[fold][1:] + held_out[fold][0]
+    return scores
+
+
+def _unpack(triangles: np.ndarray, width: int) -> np.ndarray:
+    upper = np.triu_indices(width)
+    gram = np.zeros((len(triangles), width, width))
+    gram[:, upper[0], upper[1]] = triangles
+    gram[:, upper[1], upper[0]] = triangles
+    return gram

@@ -1,0 +1,93 @@
+"""Predict: what a party's fitted models say of new rows.
+
+Who learns what
+---------------
+- ``predict.request/1`` tells the party the ids of the rows that are to be predicted.
+- ``predict.reply/1`` gives the active party, for each of them: whether the party knows it, its
+  partial scores (a linear map of its encoded columns) and its latents.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+
+from fedtl.federation import Channel
+from fedtl.learning.columns import Columns
+from fedtl.learning.network import PartyEncoder
+from fedtl.learning.training import encode
+from fedtl.parties import PartyService, Session
+from fedtl.wire import Message, Tensor, message
+
+
+@message("predict.request/1")
+class Request(Message):
+    """Rows to be predicted, and what is wanted of them."""
+
+    session: str
+    ids: Annotated[np.ndarray, Tensor("int64", ("ids",))]
+    scores: bool
+    latents: bool
+
+
+@message("predict.reply/1")
+class Reply(Message):
+    """Zero where the party does not know the row; no outputs where none were asked for."""
+
+    known: Annotated[np.ndarray, Tensor("bool", ("ids",))]
+    scores: Annotated[np.ndarray, Tensor("float64", ("ids", "outputs"))]
+    latents: Annotated[np.ndarray, Tensor("float64", ("members", "ids", "components"))]
+
+
+def ask_predictions(
+    channel: Channel, session: str, ids: np.ndarray, scores: bool, latents: bool
+) -> Reply:
+    """Ask a party about new rows.
+
+    Parameters
+    ----------
+    channel : Channel
+        The party.
+    session : str
+        Name of the session.
+    ids : ndarray of shape (n_ids,), dtype int64
+        Ids of the rows.
+    scores, latents : bool
+        What is wanted.
+
+    Returns
+    -------
+    Reply
+        Its answer.
+    """
+    return channel.ask(Request(session=session, ids=ids, scores=scores, latents=latents), Reply)
+
+
+def answer_predictions(party: PartyService, request: Request) -> Reply:
+    """Score and encode the rows that the party knows."""
+    party.usage.predict(party.name, party.policy, len(request.ids))
+    session = party.session(request.session)
+    columns, known = session.features.read(party.table, request.ids)
+    rows = np.flatnonzero(known)
+    scores = np.zeros((len(known), 0))
+    coefficients = session.state.get("fitted.coefficients")
+    if request.scores and coefficients is not None:
+        scores = np.zeros((len(known), coefficients.shape[1]))
+        for piece, encoded in session.features.chunks(columns, rows):
+            scores[rows[piece]] = encoded @ coefficients[1:] + coefficients[0]
+    latents = np.zeros((0, len(known), 0))
+    encoder = session.state.get("fitted.encoder")
+    if request.latents and encoder is not None:
+        latents = local_latents(session, encoder, columns, rows)
+    return Reply(known=known, scores=scores, latents=latents)
+
+
+def local_latents(
+    session: Session, encoder: PartyEncoder, columns: Columns, rows: np.ndarray
+) -> np.ndarray:
+    """Encode known rows, zero elsewhere: (members, n_rows, n_components), float64."""
+    encoded = encode(encoder, session.features.latent_input(columns, rows))
+    latents = np.zeros((encoded.shape[0], len(columns), encoded.shape[2]))
+    latents[:, rows] = encoded
+    return latents

@@ -1,0 +1,146 @@
+"""Session: which of the active party's rows another party knows, and what both call the model.
+
+Who learns what
+---------------
+- ``session.open/1`` tells the party the ids of the active party's rows.
+- ``session.opened/1`` tells the active party which of them this party knows. (Private set
+  intersection replaces these two where parties are remote.)
+- ``session.prepare/1`` asks the party to encode its own rows, in ``session.prepared/1`` it says
+  how many columns its encoding has.
+- ``session.end/1`` and ``session.ended/1`` say that training is over: the party forgets the
+  order of rows and whatever only training needs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+
+from fedtl.federation import Channel
+from fedtl.parties import LocalFeatures, PartyService, Session
+from fedtl.wire import Message, Tensor, message
+
+
+@message("session.open/1")
+class Open(Message):
+    """Begin a fit, of a new model or of one that goes on from an earlier fit."""
+
+    session: str
+    resume: bool
+    ids: Annotated[np.ndarray, Tensor("int64", ("ids",))]
+
+
+@message("session.opened/1")
+class Opened(Message):
+    """Which ids the party knows."""
+
+    known: Annotated[np.ndarray, Tensor("bool", ("ids",))]
+
+
+@message("session.prepare/1")
+class Prepare(Message):
+    """Fit the party's own encoding on its own rows."""
+
+    session: str
+    n_bins: int
+    seed: int
+
+
+@message("session.prepared/1")
+class Prepared(Message):
+    """The party has encoded its rows."""
+
+    width: int
+
+
+@message("session.end/1")
+class End(Message):
+    """Training is over; the fitted session stays for predictions."""
+
+    session: str
+
+
+@message("session.ended/1")
+class Ended(Message):
+    """Training rows are forgotten."""
+
+    session: str
+
+
+def open_session(channel: Channel, session: str, ids: np.ndarray, resume: bool) -> np.ndarray:
+    """Ask a party to begin a fit on the rows with these ids.
+
+    Parameters
+    ----------
+    channel : Channel
+        The party.
+    session : str
+        Name of the session, the same for all parties of a model.
+    ids : ndarray of shape (n_ids,), dtype int64
+        Ids of the active party's rows.
+    resume : bool
+        Whether to go on from an earlier fit of this session (warm start).
+
+    Returns
+    -------
+    ndarray of shape (n_ids,), dtype bool
+        Which ids the party knows.
+    """
+    return channel.ask(Open(session=session, resume=resume, ids=ids), Opened).known
+
+
+def prepare_session(channel: Channel, session: str, n_bins: int, seed: int) -> int:
+    """Ask a party to encode its rows, and return how many columns that gives.
+
+    Parameters
+    ----------
+    channel : Channel
+        The party.
+    session : str
+        Name of the session.
+    n_bins : int
+        Bins of the piecewise-linear encoding.
+    seed : int
+        Seed of what the party draws.
+
+    Returns
+    -------
+    int
+        Width of its encoding.
+    """
+    return channel.ask(Prepare(session=session, n_bins=n_bins, seed=seed), Prepared).width
+
+
+def end_session(channel: Channel, session: str) -> None:
+    """Tell a party that training is over."""
+    channel.ask(End(session=session), Ended)
+
+
+def answer_open(party: PartyService, request: Open) -> Opened:
+    """Say which ids the party knows."""
+    party.usage.begin_fit(party.name, party.policy)
+    features = LocalFeatures(party.name, party.recipe)
+    if request.resume:
+        features = party.session(request.session).features
+    else:
+        party.sessions[request.session] = Session(features)
+    session = party.session(request.session)
+    session.ids = request.ids
+    session.known = features.known(party.table, request.ids)
+    return Opened(known=session.known)
+
+
+def answer_prepare(party: PartyService, request: Prepare) -> Prepared:
+    """Fit the party's own encoding, unless an earlier fit's is kept."""
+    session = party.session(request.session)
+    if not session.features.fitted:
+        session.features.fit(party.table.block, request.n_bins, request.seed)
+    session.read(party.table)
+    return Prepared(width=session.features.encoding_.width)
+
+
+def answer_end(party: PartyService, request: End) -> Ended:
+    """Forget what only training needs."""
+    party.session(request.session).end_fit()
+    return Ended(session=request.session)

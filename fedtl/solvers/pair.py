@@ -1,0 +1,317 @@
+"""Moments with one other party: its own linear model, and a joint one around the anchor.
+
+The joint model is an average over three ways of posing the regression: what the anchor leaves
+over; the target itself with the anchor's score as one more column; the target from the other
+party's columns alone. The last is also that party's own model, for rows that only it knows. Where
+shared rows without labels outnumber those with labels, both averages also hold a model on the
+canonical directions of the two parties. Penalties and families are weighted by held-out error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedtl.exceptions import PartyError
+from fedtl.federation import Channel
+from fedtl.learning.canonical import canonical_directions, whitening
+from fedtl.learning.ridge import Averaged, Family, Moments, solve, target_squares
+from fedtl.parties import Session
+from fedtl.protocols.moments import ask_moments, ask_scores, fold_moments, fold_scores
+from fedtl.solvers.anchor import Anchor
+from fedtl.solvers.problem import ACTIVE, Problem
+
+_ANCHOR_SCALE = 3.0
+"""The anchor's score is penalised a ninth as much as a column of the same variance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """What was learnt with one other party.
+
+    Parameters
+    ----------
+    joint : _Linear or None
+        The joint model; None where too few labelled rows are known to both.
+    alone : _Linear
+        The other party's own model.
+    directions : ndarray of shape (1 + width, n_directions), dtype float64
+        The active party's canonical directions, constant first.
+    held_out_joint, held_out_alone : ndarray of shape (n_rows, n_outputs), dtype float64
+        Held-out scores of both models on labelled rows; zero where there are none.
+    """
+
+    joint: Linear | None
+    alone: Linear
+    directions: np.ndarray
+    held_out_joint: np.ndarray
+    held_out_alone: np.ndarray
+
+    def split(
+        self, partial: np.ndarray, anchor: np.ndarray, directions: np.ndarray
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Complete the other party's partial scores of new rows.
+
+        Parameters
+        ----------
+        partial : ndarray of shape (n_rows, n_kept), dtype float64
+            What the party sent.
+        anchor : ndarray of shape (n_rows, n_outputs), dtype float64
+            The anchor's scores of these rows.
+        directions : ndarray of shape (n_rows, n_directions), dtype float64
+            The active party's canonical directions of these rows.
+
+        Returns
+        -------
+        joint : ndarray of shape (n_rows, n_outputs) or None
+            Joint scores, which hold where the active party knows the row too.
+        alone : ndarray of shape (n_rows, n_outputs), dtype float64
+            Scores of the other party's own model.
+        """
+        n_outputs = anchor.shape[1]
+        if self.joint is None:
+            return None, partial
+        own = np.hstack([anchor, directions])
+        return (
+            partial[:, :n_outputs] + own @ self.joint.own + self.joint.constant,
+            partial[:, n_outputs:],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear model on another party's columns and some of the active party's.
+
+    Parameters
+    ----------
+    other : ndarray of shape (1 + width, n_outputs), dtype float64
+        On the other party's columns, a constant one first.
+    other_held_out : ndarray of shape (n_folds, 1 + width, n_outputs), dtype float64
+        The same, solved without each fold.
+    own : ndarray of shape (n_own, n_outputs), dtype float64
+        On the active party's columns: the anchor's scores, then its canonical directions.
+    own_held_out : ndarray of shape (n_folds, n_own, n_outputs), dtype float64
+        The same, solved without each fold.
+    constant : ndarray of shape (n_outputs,), dtype float64
+        Added at the active party.
+    constant_held_out : ndarray of shape (n_folds, n_outputs), dtype float64
+        The same, solved without each fold.
+    """
+
+    other: np.ndarray
+    other_held_out: np.ndarray
+    own: np.ndarray
+    own_held_out: np.ndarray
+    constant: np.ndarray
+    constant_held_out: np.ndarray
+
+
+def fit_pair(
+    channel: Channel, name: str, party: int, session: Session, problem: Problem, anchor: Anchor
+) -> Pair:
+    """Learn with one other party, in one round for the moments and one for the scores.
+
+    Parameters
+    ----------
+    channel : Channel
+        The other party.
+    name : str
+        Name of the session.
+    party : int
+        Its number among the parties.
+    session : Session
+        The active party's features and rows.
+    problem : Problem
+        What is to be learnt.
+    anchor : Anchor
+        The active party's own model.
+
+    Returns
+    -------
+    Pair
+        What was learnt.
+
+    Raises
+    ------
+    PartyError
+        If the party knows no labelled row.
+    """
+    alone_rows, shared_rows = problem.rows(party), problem.rows(ACTIVE, party)
+    if not len(alone_rows):
+        raise PartyError(
+            channel.name,
+            f"knows {int(problem.known[:, party].sum())} rows but none of them is labelled, so "
+            "nothing can be learnt with it; share labelled rows or leave the party out",
+        )
+    own_map, other_map = _directions(channel, name, party, session, problem)
+    own = np.hstack([anchor.held_out[shared_rows], _project(session, shared_rows, own_map)])
+    joint, alone_moments = None, None
+    if len(shared_rows) == len(alone_rows) or len(shared_rows) >= 2 * problem.n_folds:
+        moments = _ask(channel, name, problem, shared_rows, own)
+        joint = _solve_joint(moments, problem.n_outputs, own, other_map)
+        alone_moments = moments if len(shared_rows) == len(alone_rows) else None
+    if alone_moments is None:
+        alone_moments = _ask(channel, name, problem, alone_rows, np.empty((len(alone_rows), 0)))
+    alone = _solve_alone(alone_moments, problem.n_outputs, other_map)
+    models = [alone] if joint is None else [joint, alone]
+    scores = ask_scores(
+        channel,
+        name,
+        alone_rows,
+        problem.folds[alone_rows],
+        np.concatenate([model.other_held_out for model in models], axis=2),
+        np.concatenate([model.other for model in models], axis=1),
+    )
+    held_out = [np.zeros_like(problem.target), np.zeros_like(problem.target)]
+    held_out[1][alone_rows] = scores[:, -problem.n_outputs :]
+    if joint is not None:
+        inside = problem.known[alone_rows, ACTIVE]
+        fold = problem.folds[shared_rows]
+        held_out[0][shared_rows] = (
+            scores[inside, : problem.n_outputs]
+            + np.einsum("nm,nmo->no", own, joint.own_held_out[fold])
+            + joint.constant_held_out[fold]
+        )
+    return Pair(joint, alone, own_map, held_out[0], held_out[1])
+
+
+def _project(session: Session, rows: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """Map the active party's encoded rows: (n_rows, n_directions)."""
+    return fold_scores(session, rows, np.zeros(len(rows), dtype=np.uint8), linear[None])
+
+
+def _directions(
+    channel: Channel, name: str, party: int, session: Session, problem: Problem
+) -> tuple[np.ndarray, np.ndarray]:
+    """Canonical directions of both sides; none where labelled rows are not outnumbered."""
+    rows = problem.rows(ACTIVE, party, labeled=False)
+    if 2 * len(problem.rows(ACTIVE, party)) > len(rows):
+        return np.empty((1 + session.features.encoding_.width, 0)), np.empty((0, 0))
+    one_fold = np.zeros(len(rows), dtype=np.uint8)
+    weight = problem.weight[rows]
+    gram, _ = fold_moments(session, rows, one_fold, weight, np.empty((len(rows), 0)), 1)
+    own = whitening(gram[0])
+    components = _project(session, rows, own)
+    other_gram, products = ask_moments(channel, name, rows, one_fold, weight, components, 1)
+    other = whitening(other_gram[0])
+    return canonical_directions(own, other, products[0], float(weight.sum()))
+
+
+def _ask(
+    channel: Channel, name: str, problem: Problem, rows: np.ndarray, own: np.ndarray
+) -> Moments:
+    """Moments of the other party's columns with the target and the active party's columns.
+
+    The targets are the target itself, then the active party's columns.
+    """
+    folds, weight = problem.folds[rows], problem.weight[rows]
+    targets = np.hstack([problem.target[rows], own])
+    gram, cross = ask_moments(channel, name, rows, folds, weight, targets, problem.n_folds)
+    square = target_squares(
+        np.hstack([np.ones((len(rows), 1)), targets]), folds, weight, problem.n_folds
+    )
+    # The sums of the targets are known here; what the other party says of them is not used.
+    cross = np.concatenate([square[:, :1, 1:], cross[:, 1:]], axis=1)
+    return Moments(gram, cross, square[:, 1:, 1:])
+
+
+def _solve_alone(moments: Moments, n_outputs: int, other_map: np.ndarray) -> Linear:
+    """The other party's own model: its encoding, or its canonical directions."""
+    width = moments.gram.shape[1] - 1
+    moments = Moments(
+        moments.gram, moments.cross[:, :, :n_outputs], moments.square[:, :n_outputs, :n_outputs]
+    )
+    no_offset = np.zeros((n_outputs, n_outputs))
+    families = [Family(np.arange(1, 1 + width), no_offset)]
+    moments, mixing = _with_directions(moments, width, other_map)
+    if mixing.shape[1]:
+        families.append(Family(np.arange(1 + width, 1 + width + mixing.shape[1]), no_offset))
+    averaged = solve(moments.centered(), families, n_outputs)
+    column_mean, target_mean = moments.means()
+    full, held_out = averaged.with_constant(column_mean, target_mean)
+    nothing = np.empty((len(held_out), 0, n_outputs))
+    return Linear(
+        _fold_back(full, width, mixing),
+        _fold_back(held_out, width, mixing),
+        nothing[0],
+        nothing,
+        np.zeros(n_outputs),
+        np.zeros((len(held_out), n_outputs)),
+    )
+
+
+def _solve_joint(
+    moments: Moments, n_outputs: int, own: np.ndarray, other_map: np.ndarray
+) -> Linear:
+    """The joint model around the anchor."""
+    width, n_own = moments.gram.shape[1] - 1, own.shape[1]
+    scale = np.ones(n_own)
+    scale[:n_outputs] = _ANCHOR_SCALE
+    joined, mixing = _with_directions(_join(moments, n_outputs, scale), width + n_own, other_map)
+    other = np.arange(1, 1 + width)
+    anchor = np.arange(1 + width, 1 + width + n_outputs)
+    directions = np.arange(1 + width + n_outputs, joined.gram.shape[1])
+    no_offset = np.zeros((2 * n_outputs, n_outputs))
+    anchor_offset = np.vstack([np.zeros((n_outputs, n_outputs)), np.eye(n_outputs)])
+    families = [
+        Family(np.concatenate([other, anchor]), anchor_offset),
+        Family(np.concatenate([other, anchor]), no_offset),
+        Family(other, no_offset),
+    ]
+    if len(directions):
+        families.append(Family(directions, no_offset))
+    averaged = solve(joined.centered(), families, n_outputs)
+    return _linear(averaged, joined, n_outputs, width, scale, mixing)
+
+
+def _join(moments: Moments, n_outputs: int, scale: np.ndarray) -> Moments:
+    """Make columns of the active party's columns; of the targets, keep the target and anchor."""
+    products = moments.cross[:, :, n_outputs:] * scale
+    squares = moments.square[:, n_outputs:, n_outputs:] * np.outer(scale, scale)
+    gram = np.block([[moments.gram, products], [products.transpose(0, 2, 1), squares]])
+    own_cross = moments.square[:, n_outputs:, : 2 * n_outputs] * scale[:, None]
+    cross = np.concatenate([moments.cross[:, :, : 2 * n_outputs], own_cross], axis=1)
+    return Moments(gram, cross, moments.square[:, : 2 * n_outputs, : 2 * n_outputs])
+
+
+def _with_directions(
+    moments: Moments, n_columns: int, other_map: np.ndarray
+) -> tuple[Moments, np.ndarray]:
+    """Put the other party's canonical directions behind the columns."""
+    mixing = other_map[1:] if len(other_map) else np.empty((0, 0))
+    padded = np.zeros((n_columns, mixing.shape[1]))
+    padded[: len(mixing)] = mixing
+    return moments.with_combinations(padded), padded
+
+
+def _fold_back(coefficients: np.ndarray, width: int, mixing: np.ndarray) -> np.ndarray:
+    """Turn coefficients on canonical directions into ones on the columns that they are made of."""
+    n_columns = 1 + len(mixing)
+    folded = coefficients[..., :n_columns, :].copy()
+    folded[..., 1:, :] += mixing @ coefficients[..., n_columns:, :]
+    return np.asarray(folded[..., : 1 + width, :])
+
+
+def _linear(
+    averaged: Averaged,
+    joined: Moments,
+    n_outputs: int,
+    width: int,
+    scale: np.ndarray,
+    mixing: np.ndarray,
+) -> Linear:
+    """Split an averaged joint model into the two parties' parts."""
+    column_mean, target_mean = joined.means()
+    anchor_map = averaged.offset[n_outputs:]
+    constant = target_mean[:n_outputs] - target_mean[n_outputs:] @ anchor_map
+    full, held_out = averaged.with_constant(column_mean, constant)
+    own_slice = slice(1 + width, 1 + width + len(scale))
+    own = full[own_slice] * scale[:, None]
+    own_held_out = held_out[:, own_slice] * scale[:, None]
+    own[:n_outputs] += anchor_map
+    own_held_out[:, :n_outputs] += anchor_map
+    other, other_held_out = (_fold_back(c, width, mixing) for c in (full, held_out))
+    constants = other[0].copy(), other_held_out[:, 0].copy()
+    other[0], other_held_out[:, 0] = 0.0, 0.0
+    return Linear(other, other_held_out, own, own_held_out, *constants)
