@@ -3,11 +3,13 @@
 if __name__ != "fedtl.estimators":
     raise ImportError("The folder estimators is the package fedtl.estimators: import it as that.")
 
+from fedtl.estimators._column_transformer import FederatedColumnTransformer
 from fedtl.estimators._encoder import Encoder
 from fedtl.estimators._transfer import FederatedTransferClassifier, FederatedTransferRegressor
 
 __all__ = [
     "Encoder",
+    "FederatedColumnTransformer",
     "FederatedTransferClassifier",
     "FederatedTransferRegressor",
 ]

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from fedtl.estimators._encoder import Encoder
 from fedtl.estimators._parties import Party, as_table, resolve_parties
-from fedtl.federation import Simulation
+from fedtl.federation import InProcessChannel, Ledger, Simulation
 from fedtl.federation._simulation import SimulatedParties
 from fedtl.parties import Table
 from fedtl.protocols import ANSWERS
@@ -148,11 +148,6 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
         recipes = {party.name: party.encoder for party in parties[1:]}
         return parties, (self.federation or Simulation()).parties(recipes, ANSWERS)
 
-    def _channels(self, X: Any) -> tuple[Table, Any]:
-        """The active party's rows of a new X, and channels to the parties that hold the rest."""
-        blocks = [party.block(X) for party in self.parties_]
-        return Table(blocks[0]), self.services_.channels(blocks[1:], self.ledger_)
-
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
@@ -177,6 +172,14 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
             return bool(context.call_on_fit_task_end(estimator=self, X=X, y=y))
 
         return on_step, lambda: root.call_on_fit_task_end(estimator=self, X=X, y=y)
+
+
+def channels_to(
+    parties: list[Party], services: SimulatedParties, X: Any, ledger: Ledger
+) -> tuple[Table, list[InProcessChannel]]:
+    """Return the active party's rows of X, and channels to the parties that hold the rest."""
+    blocks = [party.block(X) for party in parties]
+    return Table(blocks[0]), services.channels(blocks[1:], ledger)
 
 
 def batch_rows(batch_size: int | str, n_rows: int) -> int:

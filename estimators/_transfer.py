@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -22,23 +23,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted
 
-from fedtl.estimators._base import FederatedEstimator, batch_rows
+from fedtl.estimators._base import FederatedEstimator, batch_rows, channels_to as _channels
 from fedtl.exceptions import UnknownRowsWarning
 from fedtl.federation import Ledger
 from fedtl.inspection import FederationReport
-from fedtl.learning.targets import is_unlabeled
-from fedtl.parties import Table
+from fedtl.learning.targets import is_missing, is_unlabeled
+from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.problem import ACTIVE, Problem
-from fedtl.solvers.subsets import default_calibration
-from fedtl.solvers.transfer import (
-    Seen,
-    Settings,
-    Timer,
-    TransferModel,
-    fit_transfer,
-    open_parties,
-    prepare_parties,
-)
+from fedtl.solvers.transfer import Seen, Settings, Timer, bins_for, fit_transfer
 
 
 def _has_latents(estimator: Any) -> bool:
@@ -47,6 +39,17 @@ def _has_latents(estimator: Any) -> bool:
 
 def _trains_on(estimator: Any) -> bool:
     return bool(estimator.solver == "latent")
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """Checked training data: rows of weight zero are left out."""
+
+    X: Any
+    y: np.ndarray
+    target: np.ndarray
+    labeled: np.ndarray
+    weight: np.ndarray
 
 
 class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FederatedEstimator):
@@ -166,64 +169,51 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         if not labeled.any():
             raise ValueError("no row is labelled; y marks every row as unlabeled")
         target = self._learn_target(y, labeled, weight, classes if not resume else self._classes())
-        self._learn(X, y, target, labeled, weight, resume)
+        self._learn(_Data(X, y, target, labeled, weight), resume=resume)
         return self
 
     def _classes(self) -> Any:
         return getattr(self, "classes_", None)
 
-    def _learn(
-        self,
-        X: Any,
-        y: np.ndarray,
-        target: np.ndarray,
-        labeled: np.ndarray,
-        weight: np.ndarray,
-        resume: bool,
-    ) -> None:
+    def _learn(self, data: _Data, *, resume: bool) -> None:
         """Run the federated fit and, when it has succeeded, keep it."""
         timer, ledger, seed = Timer(), Ledger(), self._seed()
-        parties, services = self._open(X)
+        parties, services = self._open(data.X)
         name, previous = self._session_name(), None
         if resume:
             # Copies: a fit that fails must not leave half-trained networks behind.
             name, previous = self.model_.name, copy.deepcopy(self.model_)
             parties, services = self.parties_, copy.deepcopy(self.services_)
-        blocks = [party.block(X) for party in parties]
-        table, channels = Table(blocks[0]), services.channels(blocks[1:], ledger)
+        active, labeled = parties[ACTIVE], data.labeled
+        table, channels = _channels(parties, services, data.X, ledger)
+        coalition = Coalition.begin(name, table, channels, active.name, active.encoder)
+        if previous is not None:
+            coalition.session = previous.session
         with timer.phase("encoding"):
-            session, known = open_parties(
-                name,
-                table,
-                parties[ACTIVE].encoder,
-                parties[ACTIVE].name,
-                channels,
-                previous.session if previous else None,
-            )
-            self._check_labels(known, labeled, parties[ACTIVE].name)
-            prepare_parties(name, session, table, channels, known, labeled, self._task(), seed)
+            known = coalition.align(resume=resume)
+            self._check_labels(known, labeled, active.name)
+            coalition.prepare(bins_for(known, labeled, self._task()), seed)
         problem = Problem(
             task=self._task(),
-            target=target,
+            target=data.target,
             labeled=labeled,
-            weight=weight * labeled.sum() / weight[labeled].sum(),
+            weight=data.weight * labeled.sum() / data.weight[labeled].sum(),
             known=known,
             n_folds=_n_folds(self.cv, labeled & known[:, ACTIVE]),
             seed=seed,
         )
-        on_step, end = self._progress(X, y, -(-self.max_iter // self.local_updates))
+        settings = self._settings(labeled)
+        on_step, end = self._progress(data.X, data.y, settings.plan(1).n_exchanges)
         model = fit_transfer(
-            name,
-            session,
-            channels,
-            problem,
-            self._settings(labeled),
-            timer,
-            parties[ACTIVE].encoder.lr,
-            previous,
-            on_step,
+            coalition, problem, settings, timer, previous=previous, on_step=on_step
         )
-        self._keep(parties, services, model, ledger, timer, problem)
+        self.parties_, self.services_, self.model_, self.ledger_ = parties, services, model, ledger
+        self.n_parties_ = len(parties)
+        self.history_ = [] if model.latent is None else model.latent.losses
+        self.n_iter_ = max(len(self.history_) * self.local_updates, 1)
+        self._n_features_out = self.n_components
+        names = [party.name for party in parties]
+        self.report_ = FederationReport.of_fit(names, model, problem, ledger, timer.seconds)
         end()
 
     def _check_labels(self, known: np.ndarray, labeled: np.ndarray, active: str) -> None:
@@ -244,36 +234,18 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             lr=self.lr,
         )
 
-    def _keep(
-        self,
-        parties: Any,
-        services: Any,
-        model: TransferModel,
-        ledger: Ledger,
-        timer: Timer,
-        problem: Problem,
-    ) -> None:
-        self.parties_, self.services_, self.model_, self.ledger_ = parties, services, model, ledger
-        self.n_parties_ = len(parties)
-        self.history_ = [] if model.latent is None else model.latent.losses
-        self.n_iter_ = max(len(self.history_) * self.local_updates, 1)
-        self._n_features_out = self.n_components
-        self.report_ = FederationReport.of_fit(
-            [party.name for party in parties], model, problem, ledger, timer.seconds
-        )
-
     def _see(self, X: Any, *, scores: bool = True, latents: bool = True) -> Seen:
         check_is_fitted(self)
         X = self._read(X, reset=False)
-        table, channels = self._channels(X)
-        return self.model_.see(table, channels, scores=scores, latents=latents)
+        table, channels = _channels(self.parties_, self.services_, X, self.ledger_)
+        coalition = Coalition(self.model_.name, table, self.model_.session, channels)
+        return self.model_.see(coalition, scores=scores, latents=latents)
 
-    def _scores(self, X: Any) -> tuple[np.ndarray, list[tuple[Any, np.ndarray]]]:
-        """Scores on the scale of the target, and the rows that each subset's model serves."""
+    def _scores(self, X: Any) -> np.ndarray:
+        """Score rows on the scale of the target: (n_rows, n_outputs)."""
         seen = self._see(X)
         scores = np.tile(self.model_.prior, (len(seen.known), 1))
-        groups = list(self.model_.groups(seen.known))
-        for served, rows in groups:
+        for served, rows in self.model_.groups(seen.known):
             if served is None:
                 warnings.warn(
                     f"{len(rows)} rows are known to no party; they are served by the mean of y",
@@ -282,7 +254,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
                 )
             else:
                 scores[rows] = self.model_.score(seen, served, rows)
-        return scores, groups
+        return scores
 
     @available_if(_has_latents)
     def transform(self, X: Any) -> np.ndarray:
@@ -412,17 +384,10 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         ndarray of shape (n_rows, n_classes), dtype float64
             Probabilities, in the order of `classes_`.
         """
-        scores, groups = self._scores(X)
-        probabilities = np.empty((len(scores), len(self.classes_)))
-        for served, rows in groups:
-            if served is None:
-                prior = scores[rows]
-                full = np.hstack([1.0 - prior, prior]) if self._task() == "binary" else prior
-                probabilities[rows] = full
-                continue
-            calibration = served.calibration or default_calibration(self._task())
-            probabilities[rows] = calibration.probabilities(scores[rows])
-        return probabilities
+        scores = self._scores(X)
+        if self._task() == "binary":
+            return np.hstack([1.0 - scores, scores])
+        return scores
 
     def _task(self) -> str:
         return "binary" if len(self.classes_) == 2 else "multiclass"
@@ -433,7 +398,7 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         known = y[labeled]
         if known.dtype.kind == "f":
             assert_all_finite(known, input_name="y")
-        elif known.dtype == object and any(v is None or v != v for v in known):
+        elif known.dtype == object and is_missing(known).any():
             raise ValueError(
                 "Input y contains NaN; mark unlabelled rows by the parameter unlabeled"
             )
@@ -503,7 +468,7 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
         ndarray of shape (n_rows,), dtype float64
             Targets.
         """
-        scores, _ = self._scores(X)
+        scores = self._scores(X)
         return np.asarray(scores[:, 0] * self.target_scale_ + self.target_mean_)
 
     def _task(self) -> str:

@@ -7,6 +7,7 @@ if not Path(__file__).with_name("estimators").is_dir():  # a checkout without sy
 
 from fedtl.estimators import (
     Encoder,
+    FederatedColumnTransformer,
     FederatedTransferClassifier,
     FederatedTransferRegressor,
 )
@@ -16,6 +17,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Encoder",
+    "FederatedColumnTransformer",
     "FederatedTransferClassifier",
     "FederatedTransferRegressor",
     "LabeledFold",

@@ -205,16 +205,19 @@ class FederationReport:
 
 
 def _subset_record(parties: list[str], served: Served) -> dict[str, Any]:
-    gain = served.gain
+    evidence = served.evidence
+    gain = evidence.gain
     return {
         "parties": " + ".join(parties[p] for p in served.parties),
-        "n_rows": served.n_rows,
-        "score": served.score,
-        "score_alone": served.score_alone,
+        "n_rows": evidence.n_rows,
+        "score": evidence.score,
+        "score_alone": evidence.score_alone,
         "gain": np.nan if gain is None else gain.mean,
         "gain_low": np.nan if gain is None else gain.low,
         "gain_high": np.nan if gain is None else gain.high,
+        "linear_share": served.linear_share,
         "network_share": served.network_share,
+        "single_shares": {parties[p]: share for p, share in served.single_shares.items()},
         "trust": served.trust,
         "decision": _decision(parties, served),
     }
@@ -224,15 +227,17 @@ def _decision(parties: list[str], served: Served) -> str:
     """Say in words what the guard decided and why."""
     if served.parties == (ACTIVE,):
         return "served by the active party's own model"
-    if not served.n_rows:
-        return "no labelled row is known to all of these; their scores are averaged"
+    if not served.evidence.n_rows:
+        return "no labelled row is known to all of these; the candidates are averaged"
     if len(served.parties) == 1:
-        return f"served by {parties[served.parties[0]]}'s own columns"
-    if served.reference < 0 or served.trust >= 1.0:
-        return "joint model: its held-out gain is beyond two standard errors"
+        return f"served by the columns of {parties[served.parties[0]]}"
+    if ACTIVE not in served.parties:
+        return "joint model: the active party knows nothing of these rows to guard it by"
+    if served.trust >= 1.0:
+        return "joint model: its held-out gain is beyond four standard errors"
     if served.trust <= 0.0:
-        return "kept to the single party: held-out rows show no gain"
-    return f"joint model damped to {served.trust:.2f}: its gain is within two standard errors"
+        return "kept to the active party's own model: held-out rows show no gain"
+    return f"joint model damped to {served.trust:.2f}: its gain is within four standard errors"
 
 
 def _number(value: float) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 
+from fedtl.learning.targets import is_missing
+
 
 @dataclass(frozen=True, eq=False)
 class Columns:
@@ -88,18 +90,10 @@ def _array_columns(array: np.ndarray) -> list[tuple[np.ndarray, bool]]:
 
 def _numbers_or_text(values: np.ndarray) -> tuple[np.ndarray, bool]:
     """Object columns of numbers are numbers; anything else is text, with None for missing."""
-    missing = np.array([_is_missing(v) for v in values], dtype=bool)
+    missing = is_missing(values)
     if all(isinstance(v, int | float | np.number | np.bool_) for v in values[~missing]):
         numbers = np.full(len(values), np.nan)
         numbers[~missing] = values[~missing].astype(np.float64)
         return numbers, True
     text = np.array([None if m else str(v) for v, m in zip(values, missing, strict=True)], object)
     return text, False
-
-
-def _is_missing(value: Any) -> bool:
-    if value is None:
-        return True
-    # NaN, NaT and pandas.NA are the values that do not equal themselves.
-    equal = value == value
-    return equal is not True and not bool(isinstance(equal, bool | np.bool_) and equal)

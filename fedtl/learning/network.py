@@ -152,21 +152,15 @@ class Head(nn.Module):
 
     Parameters
     ----------
-    members, n_components, n_parties, n_outputs : int
-        Sizes.
+    sizes : tuple of (int, int, int, int)
+        Members, components, parties and outputs.
     generator : torch.Generator
         Source of the initial weights.
     """
 
-    def __init__(
-        self,
-        members: int,
-        n_components: int,
-        n_parties: int,
-        n_outputs: int,
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, sizes: tuple[int, int, int, int], generator: torch.Generator) -> None:
         super().__init__()
+        members, n_components, n_parties, n_outputs = sizes
         self.mlp = MemberMLP(members, n_components + n_parties, n_outputs, generator)
 
     def forward(

@@ -28,3 +28,25 @@ def is_unlabeled(y: np.ndarray, marker: Any) -> np.ndarray:
         return np.array([isinstance(v, float | np.floating) and bool(np.isnan(v)) for v in y], bool)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.fromiter((v == marker for v in y.tolist()), bool, len(y)))
+
+
+def is_missing(values: np.ndarray) -> np.ndarray:
+    """Return which entries of an object array are None, NaN, NaT or pandas.NA.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,), dtype object
+        Any values.
+
+    Returns
+    -------
+    ndarray of shape (n,), dtype bool
+        True where a value is missing.
+    """
+    return np.asarray([v is None or _differs_from_itself(v) for v in values], dtype=bool)
+
+
+def _differs_from_itself(value: Any) -> bool:
+    # NaN and NaT do; pandas.NA answers neither yes nor no.
+    same = value == value  # noqa: PLR0124
+    return same is not True and not (isinstance(same, np.bool_) and bool(same))

@@ -166,6 +166,8 @@ class LocalFeatures:
         ndarray of shape (n, width), dtype float32
             The encoding, or the raw numbers where a network is fine-tuned below the encoder.
         """
+        if not len(rows):
+            return np.empty((0, 0), dtype=np.float32)
         part = columns[rows]
         if self.trainable_:
             return np.nan_to_num(part.numbers).astype(np.float32)

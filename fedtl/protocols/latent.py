@@ -119,7 +119,13 @@ class Encoded(Message):
 
 
 def begin(
-    channel: Channel, session: str, plan: Plan, n_local_rows: int, seed: int, keep_encoder: bool
+    channel: Channel,
+    session: str,
+    plan: Plan,
+    *,
+    n_local_rows: int,
+    seed: int,
+    keep_encoder: bool,
 ) -> None:
     """Ask a party to begin a joint training.
 
@@ -193,7 +199,7 @@ def answer_begin(party: PartyService, request: Begin) -> Ready:
     )
     kept = session.state.get(_ENCODER) if request.keep_encoder else None
     training = LocalTraining(
-        session, plan, request.n_local_rows, request.seed, party.recipe.lr, kept
+        session, plan, n_local_rows=request.n_local_rows, seed=request.seed, encoder=kept
     )
     session.state[_TRAINING] = training
     return Ready(n_parameters=sum(p.numel() for p in training.encoder.parameters()))
@@ -215,6 +221,7 @@ def answer_encode(party: PartyService, request: Encode) -> Encoded:
     training: LocalTraining | None = session.state.get(_TRAINING)
     if training is None:
         raise PartyError(party.name, "no joint training is under way in this session")
+    training.finish()
     session.state[_ENCODER] = training.encoder
     rows = training.position[party.training_rows(session, request.rows)]
     latents = encode(training.encoder, training.training.inputs[rows].numpy())
@@ -236,8 +243,6 @@ class LocalTraining:
         Rows of the party's own choice in each batch.
     seed : int
         Seed.
-    trunk_lr : float or None
-        Learning rate of a pretrained network; a tenth of the plan's by default.
     encoder : PartyEncoder, optional
         An encoder to go on from.
     """
@@ -246,9 +251,9 @@ class LocalTraining:
         self,
         session: Session,
         plan: Plan,
+        *,
         n_local_rows: int,
         seed: int,
-        trunk_lr: float | None,
         encoder: PartyEncoder | None = None,
     ) -> None:
         assert session.columns is not None
@@ -256,7 +261,7 @@ class LocalTraining:
         self.position = np.full(len(session.known), -1, dtype=np.int64)
         self.position[known] = np.arange(len(known))
         self.encoder = encoder or new_encoder(session.features, plan, seed)
-        self.encoder.float()
+        self.encoder.encoder.float()
         self.n_updates = plan.local_updates
         self.training = EncoderTraining(
             self.encoder,
@@ -264,7 +269,7 @@ class LocalTraining:
             n_steps=plan.n_steps,
             n_local_rows=n_local_rows,
             lr=plan.lr,
-            trunk_lr=plan.lr / 10.0 if trunk_lr is None else trunk_lr,
+            trunk_lr=session.features.recipe.lr or plan.lr / 10.0,
             seed=seed,
         )
         self._rows = torch.empty(0, dtype=torch.int64)
@@ -286,6 +291,14 @@ class LocalTraining:
         if self._latents is None or gradient.shape != tuple(self._latents.shape):
             raise PartyError(party, "a gradient came that belongs to no batch")
         self.training.learn(self._rows, self._latents, torch.tensor(gradient), self.n_updates)
+
+    def finish(self) -> None:
+        """End the training: from here on the encoder computes in double precision.
+
+        Predictions then do not depend on how rows are batched. A pretrained network below keeps
+        its own precision.
+        """
+        self.encoder.encoder.double()
 
 
 def new_encoder(features: LocalFeatures, plan: Plan, seed: int) -> PartyEncoder:

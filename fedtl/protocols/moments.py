@@ -70,6 +70,7 @@ def ask_moments(
     channel: Channel,
     session: str,
     rows: np.ndarray,
+    *,
     folds: np.ndarray,
     weight: np.ndarray,
     targets: np.ndarray,
@@ -117,6 +118,7 @@ def ask_scores(
     channel: Channel,
     session: str,
     rows: np.ndarray,
+    *,
     folds: np.ndarray,
     held_out: np.ndarray,
     coefficients: np.ndarray | None = None,
@@ -160,7 +162,12 @@ def answer_moments(party: PartyService, request: MomentsRequest) -> MomentsReply
     rows = party.training_rows(session, request.rows)
     party.policy.allow_aggregate(party.name, len(rows))
     gram, cross = fold_moments(
-        session, rows, request.folds, request.weight, request.targets, request.n_folds
+        session,
+        rows,
+        folds=request.folds,
+        weight=request.weight,
+        targets=request.targets,
+        n_folds=request.n_folds,
     )
     upper = np.triu_indices(gram.shape[1])
     return MomentsReply(gram=gram[:, upper[0], upper[1]], cross=cross)
@@ -178,6 +185,7 @@ def answer_model(party: PartyService, request: Model) -> Scores:
 def fold_moments(
     session: Session,
     rows: np.ndarray,
+    *,
     folds: np.ndarray,
     weight: np.ndarray,
     targets: np.ndarray,

@@ -41,7 +41,7 @@ class Reply(Message):
 
 
 def ask_predictions(
-    channel: Channel, session: str, ids: np.ndarray, scores: bool, latents: bool
+    channel: Channel, session: str, ids: np.ndarray, *, scores: bool, latents: bool
 ) -> Reply:
     """Ask a party about new rows.
 

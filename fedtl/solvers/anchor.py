@@ -64,7 +64,7 @@ class Anchor:
         scores = np.empty((len(rows), self.coefficients.shape[1]))
         for piece, encoded in session.features.chunks(columns, rows):
             scores[piece] = encoded @ self.coefficients[1:] + self.coefficients[0]
-        if self.trees is None:
+        if self.trees is None or not len(rows):
             return scores
         base = session.features.encoding_.base(session.features.features(columns[rows]))
         return scores + self.share * (_tree_scores(self.trees, base) - scores)
@@ -110,7 +110,9 @@ def _fit_ridge(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients and held-out scores of the averaged ridge regression."""
     folds, weight, target = problem.folds[rows], problem.weight[rows], problem.target[rows]
-    gram, cross = fold_moments(session, rows, folds, weight, target, problem.n_folds)
+    gram, cross = fold_moments(
+        session, rows, folds=folds, weight=weight, targets=target, n_folds=problem.n_folds
+    )
     moments = Moments(gram, cross, target_squares(target, folds, weight, problem.n_folds))
     everything = np.arange(1, gram.shape[1])
     n_outputs = problem.n_outputs

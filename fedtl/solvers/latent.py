@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedtl.federation import Channel
 from fedtl.learning.network import Head, PartyEncoder, on_target_scale, supervised_loss
 from fedtl.learning.training import Schedule, encode
-from fedtl.parties import Session
 from fedtl.protocols.latent import LocalTraining, Plan, begin, exchange, final_latents
+from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.problem import ACTIVE, Problem
 
 Objective = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
@@ -124,32 +123,12 @@ def plan_sampling(known: np.ndarray, rows: np.ndarray, batch_size: int) -> Sampl
     return Sampling(groups, sizes, local)
 
 
-def train(
-    channels: Sequence[Channel],
-    name: str,
-    session: Session,
-    known: np.ndarray,
-    sampling: Sampling,
-    plan: Plan,
-    objective: Objective,
-    head: Head | None,
-    *,
-    seed: int,
-    trunk_lr: float | None,
-    task: str = "regression",
-    previous: LatentModel | None = None,
-    on_step: StepHook = lambda step, loss: False,
-) -> LatentModel:
-    """Train all encoders and the head together.
+@dataclass(eq=False)
+class Training:
+    """One joint training.
 
     Parameters
     ----------
-    channels : sequence of Channel
-        The other parties.
-    name : str
-        Name of the session.
-    session : Session
-        The active party's features and rows.
     known : ndarray of shape (n_rows, n_parties), dtype bool
         Who knows which row.
     sampling : Sampling
@@ -160,12 +139,35 @@ def train(
         The joint loss.
     head : Head or None
         Trained in place.
-    seed : int
-        Seed of everything that is drawn.
-    trunk_lr : float or None
-        Learning rate of the active party's pretrained network.
     task : str
         What the head predicts.
+    seed : int
+        Seed of everything that is drawn.
+    """
+
+    known: np.ndarray
+    sampling: Sampling
+    plan: Plan
+    objective: Objective
+    head: Head | None
+    task: str
+    seed: int
+
+
+def train(
+    coalition: Coalition,
+    training: Training,
+    previous: LatentModel | None = None,
+    on_step: StepHook = lambda step, loss: False,
+) -> LatentModel:
+    """Train all encoders and the head together.
+
+    Parameters
+    ----------
+    coalition : Coalition
+        The parties, whose rows are encoded.
+    training : Training
+        What is trained.
     previous : LatentModel, optional
         A model to go on from.
     on_step : callable
@@ -176,46 +178,54 @@ def train(
     LatentModel
         The active party's part; the other parties keep theirs.
     """
-    kept = previous.encoder if previous else None
+    plan, head, known = training.plan, training.head, training.known
     own = LocalTraining(
-        session, plan, sampling.n_local_rows[ACTIVE], _party_seed(seed, ACTIVE), trunk_lr, kept
+        coalition.session,
+        plan,
+        n_local_rows=training.sampling.n_local_rows[ACTIVE],
+        seed=_party_seed(training.seed, ACTIVE),
+        encoder=previous.encoder if previous else None,
     )
-    for party, channel in enumerate(channels, start=1):
-        local_rows = sampling.n_local_rows[party]
-        begin(channel, name, plan, local_rows, _party_seed(seed, party), previous is not None)
+    border = _Border(coalition, training, resume=previous is not None)
     schedule = Schedule([(head.parameters() if head else [], plan.lr)], plan.n_steps)
-    rng = np.random.default_rng([seed, 2])
-    border = _Border(channels, name, known, plan)
+    rng = np.random.default_rng([training.seed, 2])
     losses: list[float] = []
     for step in range(plan.n_exchanges):
-        batch = sampling.draw(rng)
+        batch = training.sampling.draw(rng)
         received = border.next_batch(batch)
-        loss = _learn(own, schedule, batch, known[batch], received, objective, plan)
+        losses.append(_learn(own, schedule, batch, received, training))
         border.keep_gradients(received)
-        losses.append(loss)
-        if on_step(step, loss):
+        if on_step(step, losses[-1]):
             break
     border.next_batch(np.empty(0, dtype=np.int64))
-    own.encoder.double() if session.features.trunk is None else own.encoder.encoder.double()
-    return LatentModel(own.encoder, head.double() if head else None, task, losses)
+    own.finish()
+    return LatentModel(own.encoder, head.double() if head else None, training.task, losses)
 
 
 class _Border:
     """Latents in, gradients out, of all other parties."""
 
-    def __init__(
-        self, channels: Sequence[Channel], name: str, known: np.ndarray, plan: Plan
-    ) -> None:
-        self.channels, self.name, self.known = channels, name, known
+    def __init__(self, coalition: Coalition, training: Training, resume: bool) -> None:
+        self.coalition, self.known = coalition, training.known
+        plan = training.plan
         nothing = np.empty((plan.members, 0, plan.n_components), dtype=np.float32)
-        self.gradients = [nothing for _ in channels]
+        self.gradients = [nothing for _ in coalition.channels]
+        for party, channel in enumerate(coalition.channels, start=1):
+            begin(
+                channel,
+                coalition.name,
+                plan,
+                n_local_rows=training.sampling.n_local_rows[party],
+                seed=_party_seed(training.seed, party),
+                keep_encoder=resume,
+            )
 
     def next_batch(self, batch: np.ndarray) -> list[torch.Tensor]:
         """Send the last gradients and return each party's latents of the rows it knows."""
         received = []
-        for i, channel in enumerate(self.channels):
+        for i, channel in enumerate(self.coalition.channels):
             rows = batch[self.known[batch, i + 1]]
-            latents = exchange(channel, self.name, rows, self.gradients[i])
+            latents = exchange(channel, self.coalition.name, rows, self.gradients[i])
             # A copy: what a channel hands over may be read-only or still belong to the party.
             received.append(torch.tensor(latents, requires_grad=True))
         return received
@@ -231,44 +241,34 @@ def _learn(
     own: LocalTraining,
     schedule: Schedule,
     batch: np.ndarray,
-    known: np.ndarray,
     received: list[torch.Tensor],
-    objective: Objective,
-    plan: Plan,
+    training: Training,
 ) -> float:
     """Take the active party's steps on one mini-batch; the first gives the gradients to send."""
-    first = 0.0
+    known, first = training.known[batch], 0.0
     rows = torch.from_numpy(own.position[batch[known[:, ACTIVE]]])
-    for update in range(plan.local_updates):
+    for update in range(training.plan.local_updates):
         others = received if update == 0 else [z.detach() for z in received]
         own.training.schedule.zero_grad()
         schedule.zero_grad()
-        latents = [own.training.latents(rows), *others] if len(rows) else others
-        parties = range(0 if len(rows) else 1, known.shape[1])
-        stacked = _stack(latents, parties, known)
-        loss = objective(stacked, batch)
-        first = first or float(loss.detach())
-        (loss + (own.training.auxiliary if len(rows) else 0.0)).backward()
-        if len(rows):
-            own.training.schedule.step()
+        mine = own.training.latents(rows)
+        loss = training.objective(_stack([mine, *others], known), batch)
+        first = first if update else float(loss.detach())
+        total = loss + own.training.auxiliary
+        total.backward()  # type: ignore[no-untyped-call]
+        own.training.schedule.step()
         schedule.step()
     return first
 
 
-def _stack(
-    latents: Sequence[torch.Tensor], parties: Sequence[int], known: np.ndarray
-) -> torch.Tensor:
+def _stack(latents: Sequence[torch.Tensor], known: np.ndarray) -> torch.Tensor:
     """Put latents in their rows: (members, rows, parties, components), zero where unknown."""
     members, _, components = latents[0].shape
     stacked = []
-    for party in range(known.shape[1]):
-        if party not in parties:
-            stacked.append(torch.zeros(members, len(known), components))
-            continue
-        z = latents[parties.index(party)]
+    for party, z in enumerate(latents):
         if not known[:, party].all():
             rows = torch.from_numpy(np.flatnonzero(known[:, party]))
-            z = torch.zeros(members, len(known), components).index_copy(1, rows, z)
+            z = z.new_zeros(members, len(known), components).index_copy(1, rows, z)  # noqa: PLW2901
         stacked.append(z)
     return torch.stack(stacked, dim=2)
 
@@ -335,23 +335,14 @@ def _views(known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def training_latents(
-    channels: Sequence[Channel],
-    name: str,
-    session: Session,
-    model: LatentModel,
-    known: np.ndarray,
-    rows: np.ndarray,
+    coalition: Coalition, model: LatentModel, known: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
     """Gather the final latents of training rows from all parties.
 
     Parameters
     ----------
-    channels : sequence of Channel
-        The other parties.
-    name : str
-        Name of the session.
-    session : Session
-        The active party's features and rows.
+    coalition : Coalition
+        The parties.
     model : LatentModel
         The trained model.
     known : ndarray of shape (n_rows, n_parties), dtype bool
@@ -364,15 +355,16 @@ def training_latents(
     ndarray of shape (members, n, n_parties, n_components), dtype float64
         Latents; zero where a party does not know the row.
     """
+    session, parts = coalition.session, []
     assert session.columns is not None
-    parts = []
     for party in range(known.shape[1]):
         inside = known[rows, party]
         if party == ACTIVE:
             inputs = session.features.latent_input(session.columns, rows[inside])
             encoded = encode(model.encoder, inputs)
         else:
-            encoded = final_latents(channels[party - 1], name, rows[inside]).astype(np.float64)
+            channel = coalition.channels[party - 1]
+            encoded = final_latents(channel, coalition.name, rows[inside]).astype(np.float64)
         part = np.zeros((encoded.shape[0], len(rows), encoded.shape[2]))
         part[:, inside] = encoded
         parts.append(part)

@@ -20,6 +20,7 @@ from fedtl.learning.ridge import Averaged, Family, Moments, solve, target_square
 from fedtl.parties import Session
 from fedtl.protocols.moments import ask_moments, ask_scores, fold_moments, fold_scores
 from fedtl.solvers.anchor import Anchor
+from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.problem import ACTIVE, Problem
 
 _ANCHOR_SCALE = 3.0
@@ -107,21 +108,15 @@ class Linear:
     constant_held_out: np.ndarray
 
 
-def fit_pair(
-    channel: Channel, name: str, party: int, session: Session, problem: Problem, anchor: Anchor
-) -> Pair:
+def fit_pair(coalition: Coalition, party: int, problem: Problem, anchor: Anchor) -> Pair:
     """Learn with one other party, in one round for the moments and one for the scores.
 
     Parameters
     ----------
-    channel : Channel
-        The other party.
-    name : str
-        Name of the session.
+    coalition : Coalition
+        All parties.
     party : int
-        Its number among the parties.
-    session : Session
-        The active party's features and rows.
+        The number of the one to learn with.
     problem : Problem
         What is to be learnt.
     anchor : Anchor
@@ -137,6 +132,7 @@ def fit_pair(
     PartyError
         If the party knows no labelled row.
     """
+    channel, name, session = coalition.channels[party - 1], coalition.name, coalition.session
     alone_rows, shared_rows = problem.rows(party), problem.rows(ACTIVE, party)
     if not len(alone_rows):
         raise PartyError(
@@ -159,9 +155,9 @@ def fit_pair(
         channel,
         name,
         alone_rows,
-        problem.folds[alone_rows],
-        np.concatenate([model.other_held_out for model in models], axis=2),
-        np.concatenate([model.other for model in models], axis=1),
+        folds=problem.folds[alone_rows],
+        held_out=np.concatenate([model.other_held_out for model in models], axis=2),
+        coefficients=np.concatenate([model.other for model in models], axis=1),
     )
     held_out = [np.zeros_like(problem.target), np.zeros_like(problem.target)]
     held_out[1][alone_rows] = scores[:, -problem.n_outputs :]
@@ -188,12 +184,12 @@ def _directions(
     rows = problem.rows(ACTIVE, party, labeled=False)
     if 2 * len(problem.rows(ACTIVE, party)) > len(rows):
         return np.empty((1 + session.features.encoding_.width, 0)), np.empty((0, 0))
-    one_fold = np.zeros(len(rows), dtype=np.uint8)
     weight = problem.weight[rows]
-    gram, _ = fold_moments(session, rows, one_fold, weight, np.empty((len(rows), 0)), 1)
+    whole = {"folds": np.zeros(len(rows), dtype=np.uint8), "weight": weight, "n_folds": 1}
+    gram, _ = fold_moments(session, rows, targets=np.empty((len(rows), 0)), **whole)
     own = whitening(gram[0])
     components = _project(session, rows, own)
-    other_gram, products = ask_moments(channel, name, rows, one_fold, weight, components, 1)
+    other_gram, products = ask_moments(channel, name, rows, targets=components, **whole)
     other = whitening(other_gram[0])
     return canonical_directions(own, other, products[0], float(weight.sum()))
 
@@ -207,7 +203,15 @@ def _ask(
     """
     folds, weight = problem.folds[rows], problem.weight[rows]
     targets = np.hstack([problem.target[rows], own])
-    gram, cross = ask_moments(channel, name, rows, folds, weight, targets, problem.n_folds)
+    gram, cross = ask_moments(
+        channel,
+        name,
+        rows,
+        folds=folds,
+        weight=weight,
+        targets=targets,
+        n_folds=problem.n_folds,
+    )
     square = target_squares(
         np.hstack([np.ones((len(rows), 1)), targets]), folds, weight, problem.n_folds
     )
@@ -262,7 +266,7 @@ def _solve_joint(
     if len(directions):
         families.append(Family(directions, no_offset))
     averaged = solve(joined.centered(), families, n_outputs)
-    return _linear(averaged, joined, n_outputs, width, scale, mixing)
+    return _linear(averaged, joined, width, scale, mixing)
 
 
 def _join(moments: Moments, n_outputs: int, scale: np.ndarray) -> Moments:
@@ -296,13 +300,13 @@ def _fold_back(coefficients: np.ndarray, width: int, mixing: np.ndarray) -> np.n
 def _linear(
     averaged: Averaged,
     joined: Moments,
-    n_outputs: int,
     width: int,
     scale: np.ndarray,
     mixing: np.ndarray,
 ) -> Linear:
     """Split an averaged joint model into the two parties' parts."""
     column_mean, target_mean = joined.means()
+    n_outputs = averaged.coefficients.shape[1]
     anchor_map = averaged.offset[n_outputs:]
     constant = target_mean[:n_outputs] - target_mean[n_outputs:] @ anchor_map
     full, held_out = averaged.with_constant(column_mean, constant)

@@ -1,18 +1,21 @@
 """How rows are served that a given subset of parties knows, decided by held-out evidence.
 
-For every subset there are up to two candidates: the linear score, which is a party's own model,
-the joint model of a pair, or a ridge regression on the scores of all members where there are more
-parties; and the networks' score. They are averaged by held-out error, and where the active party
-is a member the result is trusted over its own anchor only as far as a paired t statistic says.
+For every subset there are up to three kinds of candidates: the linear score, which is a party's
+own model, the joint model of a pair, or a ridge regression on the scores of all members where
+there are more parties; the networks' score; and what serves each other party alone. They are
+averaged on the scale of the target (probabilities for classes) by held-out error. Where the
+active party is a member, the average is trusted over its own anchor only as far as a paired t
+statistic says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from fedtl.learning.evidence import (
     Calibration,
@@ -62,10 +65,6 @@ class Experts:
         anchor = [self.anchor] if ACTIVE in subset else []
         return [score for score in [*joint, *anchor, *alone] if score is not None]
 
-    def position_of_anchor(self, subset: Subset) -> int:
-        """Return where the anchor stands in :meth:`of`, if the active party is a member."""
-        return sum(self.joint[p - 1] is not None for p in subset if p != ACTIVE)
-
     def take(self, rows: np.ndarray) -> Experts:
         """Return the scores of some of the rows."""
         return Experts(
@@ -85,68 +84,55 @@ class Served:
         The subset.
     stack : ndarray of shape (1 + n_columns, n_outputs) or None
         Ridge regression on the members' scores, constant first; None where one score serves.
-    network_share : float
-        Share of the networks in the score, from 0 to 1.
-    trust : float
-        How far the joint score is trusted over the reference, from 0 to 1.
-    reference : int
-        Position of the reference among the scores of :meth:`Experts.of`; -1 for none.
     calibration : Calibration or None
-        From scores to probabilities (classification only).
-    gain : Gain or None
-        Held-out gain over the active party alone, on labelled rows that it knows too.
-    score, score_alone : float
-        Held-out score (ROC AUC, accuracy or R squared) of this subset's model and of the active
-        party alone, on the same rows; NaN without evidence.
-    n_rows : int
-        Labelled rows known to all of the subset.
+        From linear scores to probabilities (classification only).
+    linear_share, network_share : float
+        Weights of the linear score and of the networks.
+    single_shares : dict of int to float
+        Weights of what serves single parties. All weights together sum to one.
+    trust : float
+        How far the average is trusted over the active party's own model, from 0 to 1.
+    evidence : Evidence
+        The comparison with the active party alone.
     """
 
     parties: Subset
     stack: np.ndarray | None
+    calibration: Calibration | None
+    linear_share: float
     network_share: float
+    single_shares: Mapping[int, float]
     trust: float
-    reference: int
-    calibration: Calibration | None = None
+    evidence: Evidence
+
+    def linear(self, experts: Experts) -> np.ndarray:
+        """Return the linear score on the scale of the target: (n_rows, n_outputs)."""
+        columns = experts.of(self.parties)
+        score = columns[0]
+        if self.stack is not None:
+            score = np.hstack(columns) @ self.stack[1:] + self.stack[0]
+        return on_target_scale(score, self.calibration)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What held-out rows say of a subset's model.
+
+    Parameters
+    ----------
+    n_rows : int
+        Labelled rows known to all of the subset.
+    gain : Gain or None
+        Gain over the active party alone, on those that it knows too.
+    score, score_alone : float
+        Held-out score (ROC AUC, accuracy or R squared) of this subset's model and of the active
+        party alone, on the same rows; NaN where there are none.
+    """
+
+    n_rows: int
     gain: Gain | None = None
     score: float = np.nan
     score_alone: float = np.nan
-    n_rows: int = 0
-
-    def scores(self, experts: Experts, network: np.ndarray | None) -> np.ndarray:
-        """Score rows that this subset knows.
-
-        Parameters
-        ----------
-        experts : Experts
-            Linear scores of the rows.
-        network : ndarray of shape (n_rows, n_outputs) or None
-            The networks' scores.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_outputs), dtype float64
-            Scores on the scale of the target.
-        """
-        columns = experts.of(self.parties)
-        if self.stack is not None:
-            joint = np.hstack(columns) @ self.stack[1:] + self.stack[0]
-        elif columns:
-            joint = columns[0]
-        else:
-            assert network is not None
-            joint = network
-        return self._guarded(joint, columns, network)
-
-    def _guarded(
-        self, joint: np.ndarray, columns: list[np.ndarray], network: np.ndarray | None
-    ) -> np.ndarray:
-        if self.network_share and network is not None:
-            joint = joint + self.network_share * (network - joint)
-        if self.reference < 0:
-            return joint
-        reference = columns[self.reference]
-        return reference + self.trust * (joint - reference)
 
 
 def subsets_to_serve(known: np.ndarray) -> list[Subset]:
@@ -160,7 +146,7 @@ def subsets_to_serve(known: np.ndarray) -> list[Subset]:
     parties = range(n_parties)
     if n_parties <= _ALL_SUBSETS_UP_TO:
         return [s for size in parties for s in combinations(parties, size + 1)]
-    seen = {tuple(np.flatnonzero(pattern)) for pattern in np.unique(known, axis=0)}
+    seen = {tuple(int(p) for p in np.flatnonzero(pattern)) for pattern in np.unique(known, axis=0)}
     ends = {*combinations(parties, 1), *combinations(parties, n_parties - 1), tuple(parties)}
     return sorted((seen | ends) - {()}, key=lambda s: (len(s), s))
 
@@ -174,190 +160,183 @@ def held_out_experts(anchor: Anchor, pairs: Sequence[Pair | None]) -> Experts:
     )
 
 
-def decide(
-    subset: Subset,
-    problem: Problem,
-    experts: Experts,
-    network: np.ndarray | None,
-    ambiguity: np.ndarray | None,
-    solver: str,
-) -> Served:
-    """Decide how a subset is served.
+class Decisions:
+    """Decides subset by subset, single parties first, from held-out scores.
 
     Parameters
     ----------
-    subset : tuple of int
-        The parties.
     problem : Problem
         What was to be learnt.
     experts : Experts
         Held-out linear scores of all training rows.
-    network : ndarray of shape (n_rows, n_outputs) or None
-        Held-out network scores of all training rows, seen as by this subset.
-    ambiguity : ndarray of shape (n_rows,) or None
-        Variance of the members' scores, summed over outputs.
     solver : {"moments", "latent", "auto"}
         Which candidates are allowed.
-
-    Returns
-    -------
-    Served
-        The decision.
     """
-    rows = problem.rows(*subset)
-    target, weight = problem.target[rows], problem.weight[rows]
-    columns = [column[rows] for column in experts.of(subset)]
-    plain = subset == (ACTIVE,)
-    stack, linear = _linear_score(subset, problem, rows, columns)
-    seen = None if network is None or plain else network[rows]
-    share = 0.0
-    if seen is not None:
-        spread = np.zeros(len(rows)) if ambiguity is None else ambiguity[rows]
-        share = _network_share(linear, seen, spread, target, weight, solver)
-        linear = seen if linear is None else linear
-    assert linear is not None
-    fused = linear if seen is None else linear + share * (seen - linear)
-    reference = _reference(subset, columns, experts.position_of_anchor(subset), target, weight)
-    trust, served = 1.0, fused
-    if reference >= 0:
-        base = columns[reference]
-        gain = paired_gain(squared_error(target, base), squared_error(target, fused), weight)
-        trust = guard_weight(gain)
-        served = base + trust * (fused - base)
-    return _with_evidence(
-        Served(subset, stack, share, trust, reference, n_rows=len(rows)),
-        problem,
-        experts,
-        rows,
-        served,
-    )
 
+    def __init__(self, problem: Problem, experts: Experts, solver: str) -> None:
+        self.problem, self.experts, self.solver = problem, experts, solver
+        self.singles: dict[int, np.ndarray] = {}
 
-def _linear_score(
-    subset: Subset, problem: Problem, rows: np.ndarray, columns: list[np.ndarray]
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The stack (None where one score serves) and its held-out scores."""
-    if not columns:
-        return None, None
-    pair = len(subset) == 2 and ACTIVE in subset and len(columns) == 3
-    if len(columns) == 1 or pair:
-        return None, columns[0]
-    n_outputs = problem.n_outputs
-    if len(rows) < 4 * problem.n_folds:
-        average = np.vstack([np.zeros((1, n_outputs)), *[np.eye(n_outputs)] * len(columns)])
-        return average / len(columns), np.asarray(np.mean(columns, axis=0))
-    return _fit_stack(problem, rows, columns)
+    def decide(self, subset: Subset, network: np.ndarray | None) -> Served:
+        """Decide how a subset is served.
+
+        Parameters
+        ----------
+        subset : tuple of int
+            The parties; those of one party come before others.
+        network : ndarray of shape (n_rows, n_outputs) or None
+            Held-out network scores of all training rows, seen as by this subset.
+
+        Returns
+        -------
+        Served
+            The decision.
+        """
+        rows = self.problem.rows(*subset)
+        stack, linear = self._linear(subset, rows)
+        calibration = None
+        if linear is not None:
+            calibration = self._calibration(linear, rows)
+            linear = on_target_scale(linear, calibration)
+        candidates, weights = self._average(subset, rows, linear, network)
+        served = np.tensordot(weights, np.stack(list(candidates.values())), 1)
+        shares = dict(zip(candidates, weights.tolist(), strict=True))
+        trust = 1.0
+        if ACTIVE in subset and len(subset) > 1:
+            anchor = self.singles[ACTIVE][rows]
+            trust = guard_weight(self._gain(rows, anchor, served))
+            served = anchor + trust * (served - anchor)
+            shares = {name: trust * share for name, share in shares.items()}
+            shares[ACTIVE] = 1.0 - trust
+        if len(subset) == 1:
+            self.singles[subset[0]] = np.zeros_like(self.problem.target)
+            self.singles[subset[0]][rows] = served
+        return Served(
+            subset,
+            stack,
+            calibration,
+            linear_share=shares.pop("linear", 0.0),
+            network_share=shares.pop("network", 0.0),
+            single_shares=shares,
+            trust=trust,
+            evidence=self._evidence(subset, rows, served),
+        )
+
+    def _linear(
+        self, subset: Subset, rows: np.ndarray
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The stack (None where one score serves) and its held-out scores."""
+        columns = [column[rows] for column in self.experts.of(subset)]
+        anchor_only = self.solver == "latent" and len(subset) > 1
+        if not columns or anchor_only:
+            return None, None
+        pair = len(subset) == 2 and len(columns) == 3
+        if len(columns) == 1 or pair:
+            return None, columns[0]
+        n_outputs = self.problem.n_outputs
+        if len(rows) < 4 * self.problem.n_folds:
+            average = np.vstack([np.zeros((1, n_outputs)), *[np.eye(n_outputs)] * len(columns)])
+            return average / len(columns), np.asarray(np.mean(columns, axis=0))
+        return _fit_stack(self.problem, rows, columns)
+
+    def _calibration(self, linear: np.ndarray, rows: np.ndarray) -> Calibration | None:
+        task = self.problem.task
+        if task == "regression":
+            return None
+        classes = self.problem.order[rows].astype(int)
+        if len(np.unique(classes)) < 2:
+            return Calibration(4.0, -2.0) if task == "binary" else Calibration(5.0)
+        return fit_calibration(linear, classes, self.problem.weight[rows])
+
+    def _average(
+        self,
+        subset: Subset,
+        rows: np.ndarray,
+        linear: np.ndarray | None,
+        network: np.ndarray | None,
+    ) -> tuple[dict[str | int, np.ndarray], np.ndarray]:
+        """Candidates, and their weights by held-out error over blends of them."""
+        candidates: dict[str | int, np.ndarray] = {}
+        if linear is not None:
+            candidates["linear"] = linear
+        enough = self.solver == "latent" or len(rows) >= _ROWS_FOR_NETWORK
+        if network is not None and (enough or linear is None):
+            candidates["network"] = network[rows]
+        mixtures = [np.eye(len(candidates))]
+        if len(candidates) == 2:
+            mixtures = [np.column_stack([1.0 - _BLENDS, _BLENDS])]
+        others = [p for p in subset if p != ACTIVE and len(subset) > 1]
+        candidates |= {p: self.singles[p][rows] for p in others if p in self.singles}
+        tried = block_diag(*mixtures, *[np.eye(1)] * (len(candidates) - mixtures[0].shape[1]))
+        target, weight = self.problem.target[rows], self.problem.weight[rows]
+        if not len(rows):
+            return candidates, tried.mean(axis=0)
+        stacked = np.stack(list(candidates.values()))
+        errors = [
+            np.average(squared_error(target, np.tensordot(m, stacked, 1)), weights=weight)
+            for m in tried
+        ]
+        return candidates, evidence_weights(np.array(errors), len(rows)) @ tried
+
+    def _gain(self, rows: np.ndarray, reference: np.ndarray, score: np.ndarray) -> Gain:
+        target = self.problem.target[rows]
+        return paired_gain(
+            squared_error(target, reference),
+            squared_error(target, score),
+            self.problem.weight[rows],
+        )
+
+    def _evidence(self, subset: Subset, rows: np.ndarray, served: np.ndarray) -> Evidence:
+        """Compare with the active party alone, on the rows that it knows too."""
+        both = self.problem.known[rows, ACTIVE]
+        if both.sum() < 2:
+            return Evidence(len(rows))
+        inside, own = rows[both], served[both]
+        anchor = self.singles[ACTIVE][inside]
+        target, weight = self.problem.target[inside], self.problem.weight[inside]
+        return Evidence(
+            len(rows),
+            None if subset == (ACTIVE,) else self._gain(inside, anchor, own),
+            held_out_score(self.problem.task, target, own, weight),
+            held_out_score(self.problem.task, target, anchor, weight),
+        )
 
 
 def _fit_stack(
     problem: Problem, rows: np.ndarray, columns: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    n_outputs = problem.n_outputs
-    mean = np.mean(columns, axis=0)
-    stacked = np.hstack(columns) * _EXPERT_SCALE
+    """Ridge regression on scores, shrunk towards nothing and towards their mean."""
+    n_outputs, folds = problem.n_outputs, problem.folds[rows]
+    scores = np.hstack(columns)
     moments = moments_of(
-        stacked,
-        np.hstack([problem.target[rows], mean]),
-        problem.folds[rows],
+        scores * _EXPERT_SCALE,
+        np.hstack([problem.target[rows], np.mean(columns, axis=0)]),
+        folds,
         problem.weight[rows],
         problem.n_folds,
     )
-    everything = np.arange(1, 1 + stacked.shape[1])
+    everything = np.arange(1, 1 + scores.shape[1])
     no_offset = np.zeros((2 * n_outputs, n_outputs))
     mean_offset = np.vstack([np.zeros((n_outputs, n_outputs)), np.eye(n_outputs)])
-    averaged = solve(
-        moments.centered(),
-        [Family(everything, no_offset), Family(everything, mean_offset)],
-        n_outputs,
-    )
+    families = [Family(everything, no_offset), Family(everything, mean_offset)]
+    averaged = solve(moments.centered(), families, n_outputs)
     column_mean, target_mean = moments.means()
     mean_map = averaged.offset[n_outputs:]
     constant = target_mean[:n_outputs] - target_mean[n_outputs:] @ mean_map
     full, held_out = averaged.with_constant(column_mean, constant)
     tiled = np.tile(mean_map, (len(columns), 1)) / len(columns)
-    full[1:], held_out[:, 1:] = full[1:] * _EXPERT_SCALE, held_out[:, 1:] * _EXPERT_SCALE
-    full[1:] += tiled
-    held_out[:, 1:] += tiled
-    unscaled, folds = np.hstack(columns), problem.folds[rows]
-    scores = np.empty((len(rows), n_outputs))
-    for fold in np.unique(folds):
-        inside = folds == fold
-        scores[inside] = unscaled[inside] @ held_out[fold, 1:] + held_out[fold, 0]
-    return full, scores
+    full[1:] = full[1:] * _EXPERT_SCALE + tiled
+    held_out[:, 1:] = held_out[:, 1:] * _EXPERT_SCALE + tiled
+    stacked = np.einsum("nc,nco->no", scores, held_out[folds, 1:]) + held_out[folds, 0]
+    return full, stacked
 
 
-def _network_share(
-    linear: np.ndarray | None,
-    network: np.ndarray,
-    ambiguity: np.ndarray,
-    target: np.ndarray,
-    weight: np.ndarray,
-    solver: str,
-) -> float:
-    """The networks' share, averaged over shares by held-out error.
-
-    Held-out scores come from one member, new rows are scored by the mean of all. By the
-    ambiguity decomposition (Krogh and Vedelsby, NIPS 1995) the mean's squared error is a
-    member's minus the members' variance, which needs no labels.
-    """
-    if linear is None or solver == "latent":
-        return 1.0
-    n = int((weight > 0).sum())
-    if n < _ROWS_FOR_NETWORK:
-        return 0.0
-    errors = [
-        np.average(
-            squared_error(target, linear + s * (network - linear)) - s**2 * ambiguity,
-            weights=weight,
-        )
-        for s in _BLENDS
-    ]
-    return float(evidence_weights(np.maximum(errors, 1e-12), n) @ _BLENDS)
-
-
-def _reference(
-    subset: Subset,
-    columns: list[np.ndarray],
-    anchor: int,
-    target: np.ndarray,
-    weight: np.ndarray,
-) -> int:
-    """What the joint score must beat: the anchor, or the best other party's own model."""
-    if len(subset) == 1 or not columns:
-        return -1
-    if ACTIVE in subset:
-        return anchor
-    if not len(target):
-        return -1
-    return int(np.argmin([weight @ squared_error(target, column) for column in columns]))
-
-
-def _with_evidence(
-    served: Served, problem: Problem, experts: Experts, rows: np.ndarray, scores: np.ndarray
-) -> Served:
-    """Add the calibration, and the comparison with the active party alone."""
-    target, weight = problem.target[rows], problem.weight[rows]
-    calibration = None
-    if problem.task != "regression":
-        calibration = default_calibration(problem.task)
-        classes = problem.order[rows].astype(int)
-        if len(np.unique(classes)) > 1:
-            calibration = fit_calibration(scores, classes, weight)
-    values = {**served.__dict__, "calibration": calibration}
-    both = problem.known[rows, ACTIVE]
-    if both.sum() > 1:
-        base, own = experts.anchor[rows][both], scores[both]
-        truth, w = target[both], weight[both]
-        if served.parties != (ACTIVE,):
-            values["gain"] = paired_gain(squared_error(truth, base), squared_error(truth, own), w)
-        values["score"] = held_out_score(problem.task, truth, own, w)
-        values["score_alone"] = held_out_score(problem.task, truth, base, w)
-    return Served(**values)
-
-
-def default_calibration(task: str) -> Calibration:
-    """Return the curve that is used where no labelled row tells a better one."""
-    return Calibration(4.0, -2.0) if task == "binary" else Calibration(5.0)
+def on_target_scale(score: np.ndarray, calibration: Calibration | None) -> np.ndarray:
+    """Return scores as probabilities (of the positive class, or of all), or as they are."""
+    if calibration is None:
+        return score
+    probabilities = calibration.probabilities(score)
+    return probabilities[:, 1:] if score.shape[1] == 1 else probabilities
 
 
 def held_out_score(task: str, target: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float:

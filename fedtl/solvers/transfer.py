@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from fedtl.exceptions import PartyError
-from fedtl.federation import Channel
 from fedtl.learning.network import Head
-from fedtl.parties import LocalFeatures, Recipe, Session, Table
+from fedtl.parties import Session
 from fedtl.protocols.latent import Plan
-from fedtl.protocols.predict import ask_predictions, local_latents
-from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.solvers.anchor import Anchor, fit_anchor
+from fedtl.solvers.coalition import Coalition, look_up
 from fedtl.solvers.latent import (
     LatentModel,
     StepHook,
     SupervisedObjective,
+    Training,
     plan_sampling,
     train,
     training_latents,
@@ -29,16 +27,16 @@ from fedtl.solvers.latent import (
 from fedtl.solvers.pair import Pair, fit_pair
 from fedtl.solvers.problem import ACTIVE, Problem
 from fedtl.solvers.subsets import (
+    Decisions,
     Experts,
     Served,
     Subset,
-    decide,
     held_out_experts,
     subsets_to_serve,
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
     """How a federated model is learnt.
 
@@ -65,6 +63,16 @@ class Settings:
     batch_size: int
     lr: float
 
+    def plan(self, members: int) -> Plan:
+        """Return the sizes of the joint training."""
+        return Plan(
+            members=members,
+            n_components=self.n_components,
+            n_exchanges=-(-self.max_iter // self.local_updates),
+            local_updates=self.local_updates,
+            lr=self.lr,
+        )
+
 
 @dataclass
 class Timer:
@@ -84,7 +92,7 @@ class Timer:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """New rows as all parties together see them.
+    """New rows, scored and encoded by all parties.
 
     Parameters
     ----------
@@ -131,17 +139,13 @@ class TransferModel:
     served: dict[Subset, Served]
     prior: np.ndarray
 
-    def see(
-        self, table: Table, channels: Sequence[Channel], *, scores: bool, latents: bool
-    ) -> Seen:
+    def see(self, coalition: Coalition, *, scores: bool = True, latents: bool = True) -> Seen:
         """Ask all parties about new rows.
 
         Parameters
         ----------
-        table : Table
-            The active party's rows.
-        channels : sequence of Channel
-            The other parties.
+        coalition : Coalition
+            The parties, with the new rows.
         scores, latents : bool
             What is wanted.
 
@@ -150,35 +154,28 @@ class TransferModel:
         Seen
             Their answers.
         """
-        ids = np.arange(len(table), dtype=np.int64)
-        columns, own = self.session.features.read(table, ids)
-        rows = np.flatnonzero(own)
-        n_outputs = len(self.prior)
-        anchor = np.zeros((len(ids), n_outputs))
+        latents = latents and self.latent is not None
+        moments = scores and any(pair is not None for pair in self.pairs)
+        rows = look_up(coalition, scores=moments, latents=latents)
+        anchor = np.zeros((len(rows.known), len(self.prior)))
         if scores:
-            anchor[rows] = self.anchor.scores(self.session, columns, rows)
-        known, joint, alone = [own], [], []
-        own_latents = []
-        if latents and self.latent is not None:
-            own_latents = [local_latents(self.session, self.latent.encoder, columns, rows)]
-        for channel, pair in zip(channels, self.pairs, strict=True):
-            reply = ask_predictions(channel, self.name, ids, scores and pair is not None, latents)
-            known.append(reply.known)
-            own_latents.append(reply.latents)
-            if pair is None or not scores:
-                joint.append(None)
-                alone.append(None)
-                continue
-            directions = np.zeros((len(ids), pair.directions.shape[1]))
-            for piece, encoded in self.session.features.chunks(columns, rows):
-                directions[rows[piece]] = encoded @ pair.directions[1:] + pair.directions[0]
-            both, single = pair.split(reply.scores, anchor, directions)
+            anchor[rows.own] = self.anchor.scores(self.session, rows.columns, rows.own)
+        joint: list[np.ndarray | None] = []
+        alone: list[np.ndarray | None] = []
+        for reply, pair in zip(rows.replies, self.pairs, strict=True):
+            both, single = None, None
+            if pair is not None and scores:
+                directions = np.zeros((len(rows.known), pair.directions.shape[1]))
+                for piece, encoded in self.session.features.chunks(rows.columns, rows.own):
+                    mapped = encoded @ pair.directions[1:] + pair.directions[0]
+                    directions[rows.own[piece]] = mapped
+                both, single = pair.split(reply.scores, anchor, directions)
             joint.append(both)
             alone.append(single)
-        stacked = None
+        encoded_rows = None
         if latents and self.latent is not None:
-            stacked = np.stack(own_latents, axis=2)
-        return Seen(np.column_stack(known), Experts(anchor, joint, alone), stacked)
+            encoded_rows = rows.latents(self.session, self.latent.encoder)
+        return Seen(rows.known, Experts(anchor, joint, alone), encoded_rows)
 
     def groups(self, known: np.ndarray) -> Iterator[tuple[Served | None, np.ndarray]]:
         """Group rows by the model that serves them: None for rows that nobody knows."""
@@ -194,122 +191,64 @@ class TransferModel:
         return self.served[max(inside, key=lambda s: (len(s), s))]
 
     def score(self, seen: Seen, served: Served, rows: np.ndarray) -> np.ndarray:
-        """Score rows by the model of one subset: (n_rows, n_outputs)."""
-        network = None
-        if self.latent is not None and seen.latents is not None and served.network_share:
+        """Score rows by the model of one subset, on the scale of the target.
+
+        Parameters
+        ----------
+        seen : Seen
+            The rows.
+        served : Served
+            How the subset is served.
+        rows : ndarray of shape (n,), dtype int
+            Which of the rows.
+
+        Returns
+        -------
+        ndarray of shape (n, n_outputs), dtype float64
+            Probability of the positive class, of each class, or standardised target.
+        """
+        score = np.zeros((len(rows), len(self.prior)))
+        if served.linear_share:
+            score += served.linear_share * served.linear(seen.experts.take(rows))
+        if served.network_share and self.latent is not None and seen.latents is not None:
             mask = np.zeros(seen.known.shape[1], dtype=bool)
             mask[list(served.parties)] = True
             network = self.latent.scores(seen.latents[:, rows], mask).mean(axis=0)
-        return served.scores(seen.experts.take(rows), network)
+            score += served.network_share * network
+        for party, share in served.single_shares.items():
+            if share:
+                score += share * self.score(seen, self.served[(party,)], rows)
+        return score
 
 
-def open_parties(
-    name: str,
-    table: Table,
-    recipe: Recipe,
-    active: str,
-    channels: Sequence[Channel],
-    previous: Session | None,
-) -> tuple[Session, np.ndarray]:
-    """Begin a fit at every party.
+def bins_for(known: np.ndarray, labeled: np.ndarray, task: str) -> list[int]:
+    """Return the bins of each party's encoding: more of them where more labelled rows are.
 
     Parameters
     ----------
-    name : str
-        Name of the session.
-    table : Table
-        The active party's rows.
-    recipe : Recipe
-        Its encoder.
-    active : str
-        Its name.
-    channels : sequence of Channel
-        The other parties.
-    previous : Session or None
-        The active party's session of an earlier fit whose encodings are kept (warm start).
-
-    Returns
-    -------
-    session : Session
-        The active party's.
-    known : ndarray of shape (n_rows, n_parties), dtype bool
-        Who knows which row.
-
-    Raises
-    ------
-    PartyError
-        If a party knows no row, or shares none with the active party.
-    """
-    ids = np.arange(len(table), dtype=np.int64)
-    features = LocalFeatures(active, recipe) if previous is None else previous.features
-    session = Session(features, ids, state=dict(previous.state) if previous else {})
-    session.known = features.known(table, ids)
-    known = [session.known]
-    for channel in channels:
-        theirs = open_session(channel, name, ids, previous is not None)
-        if theirs.any() and session.known.any() and not (theirs & session.known).any():
-            raise PartyError(
-                channel.name,
-                f"shares no row with the active party {active!r}: it knows {int(theirs.sum())} of "
-                f"the {len(ids)} rows and {active!r} knows {int(session.known.sum())} others; "
-                "check how missing values mark the rows that a party does not know",
-            )
-        known.append(theirs)
-    return session, np.column_stack(known)
-
-
-def prepare_parties(
-    name: str,
-    session: Session,
-    table: Table,
-    channels: Sequence[Channel],
-    known: np.ndarray,
-    labeled: np.ndarray,
-    task: str,
-    seed: int,
-) -> None:
-    """Have every party encode its own rows.
-
-    Parameters
-    ----------
-    name : str
-        Name of the session.
-    session : Session
-        The active party's.
-    table : Table
-        The active party's rows.
-    channels : sequence of Channel
-        The other parties.
     known : ndarray of shape (n_rows, n_parties), dtype bool
         Who knows which row.
     labeled : ndarray of shape (n_rows,), dtype bool
         Which rows are labelled.
     task : {"binary", "multiclass", "regression"}
         Many classes leave fewer rows for each coefficient.
-    seed : int
-        Seed of what the parties draw.
+
+    Returns
+    -------
+    list of int
+        The active party's first.
     """
-    if not session.features.fitted:
-        session.features.fit(table.block, _n_bins(labeled & known[:, ACTIVE], task), seed)
-    session.read(table)
-    for party, channel in enumerate(channels, start=1):
-        prepare_session(channel, name, _n_bins(labeled & known[:, party], task), seed)
-
-
-def _n_bins(usable: np.ndarray, task: str) -> int:
     if task == "multiclass":
-        return 4
-    return 8 if usable.sum() < 2000 else 16
+        return [4] * known.shape[1]
+    return [8 if n < 2000 else 16 for n in known[labeled].sum(axis=0)]
 
 
 def fit_transfer(
-    name: str,
-    session: Session,
-    channels: Sequence[Channel],
+    coalition: Coalition,
     problem: Problem,
     settings: Settings,
     timer: Timer,
-    trunk_lr: float | None,
+    *,
     previous: TransferModel | None,
     on_step: StepHook,
 ) -> TransferModel:
@@ -317,20 +256,14 @@ def fit_transfer(
 
     Parameters
     ----------
-    name : str
-        Name of the session, open at all parties.
-    session : Session
-        The active party's.
-    channels : sequence of Channel
-        The other parties.
+    coalition : Coalition
+        The parties, whose rows are encoded.
     problem : Problem
         What is to be learnt.
     settings : Settings
         How.
     timer : Timer
         Where the phases' seconds go.
-    trunk_lr : float or None
-        Learning rate of the active party's pretrained network.
     previous : TransferModel or None
         A model whose networks are trained on.
     on_step : callable
@@ -342,114 +275,89 @@ def fit_transfer(
         The model.
     """
     with timer.phase("anchor"):
-        anchor = fit_anchor(session, problem)
-    pairs: list[Pair | None] = [None] * len(channels)
+        anchor = fit_anchor(coalition.session, problem)
+    pairs: list[Pair | None] = [None] * len(coalition.channels)
     if settings.solver != "latent":
         with timer.phase("moments"):
             pairs = [
-                fit_pair(channel, name, party, session, problem, anchor)
-                for party, channel in enumerate(channels, start=1)
+                fit_pair(coalition, party, problem, anchor) for party in range(1, len(pairs) + 1)
             ]
-    model = TransferModel(name, session, anchor, pairs, None, {}, _prior(problem))
+    model = TransferModel(
+        coalition.name, coalition.session, anchor, pairs, None, {}, _prior(problem)
+    )
     if settings.solver != "moments":
         with timer.phase("latent"):
             earlier = previous.latent if previous else None
-            model.latent = fit_latent(
-                name, session, channels, problem, settings, trunk_lr, earlier, on_step
-            )
+            model.latent = fit_latent(coalition, problem, settings, earlier, on_step)
     with timer.phase("evidence"):
-        model.served = _decide_all(model, channels, problem, settings.solver)
-    finish(model, channels)
+        model.served = _decide_all(model, coalition, problem, settings.solver)
+    coalition.end()
+    # Held-out scores of training rows were needed for the evidence only.
+    nothing = anchor.held_out[:0]
+    model.anchor = replace(anchor, held_out=nothing)
+    model.pairs = [
+        None if p is None else replace(p, held_out_joint=nothing, held_out_alone=nothing)
+        for p in pairs
+    ]
     return model
 
 
 def fit_latent(
-    name: str,
-    session: Session,
-    channels: Sequence[Channel],
+    coalition: Coalition,
     problem: Problem,
     settings: Settings,
-    trunk_lr: float | None,
     previous: LatentModel | None,
     on_step: StepHook,
 ) -> LatentModel:
     """Train encoders and head for a supervised problem; parameters as in :func:`fit_transfer`."""
-    members = problem.n_folds
     if previous is not None and previous.head is not None:
         members, head = previous.encoder.members, previous.head.float()
     else:
+        members = problem.n_folds
         generator = torch.Generator().manual_seed(problem.seed)
-        head = Head(members, settings.n_components, problem.n_parties, problem.n_outputs, generator)
-    plan = Plan(
-        members=members,
-        n_components=settings.n_components,
-        n_exchanges=-(-settings.max_iter // settings.local_updates),
-        local_updates=settings.local_updates,
-        lr=settings.lr,
-    )
+        head = Head(
+            (members, settings.n_components, problem.n_parties, problem.n_outputs), generator
+        )
     rows = np.flatnonzero(problem.labeled & problem.known.any(axis=1))
-    return train(
-        channels,
-        name,
-        session,
-        problem.known,
-        plan_sampling(problem.known, rows, settings.batch_size),
-        plan,
-        SupervisedObjective(problem, head, members),
-        head,
-        seed=problem.seed,
-        trunk_lr=trunk_lr,
+    training = Training(
+        known=problem.known,
+        sampling=plan_sampling(problem.known, rows, settings.batch_size),
+        plan=settings.plan(members),
+        objective=SupervisedObjective(problem, head, members),
+        head=head,
         task=problem.task,
-        previous=previous,
-        on_step=on_step,
+        seed=problem.seed,
     )
-
-
-def finish(model: TransferModel, channels: Sequence[Channel]) -> None:
-    """Have every party forget what only training needs, the active party included."""
-    model.session.end_fit()
-    # Held-out scores of training rows were needed for the evidence only.
-    nothing = model.anchor.held_out[:0]
-    model.anchor = replace(model.anchor, held_out=nothing)
-    model.pairs = [
-        None if p is None else replace(p, held_out_joint=nothing, held_out_alone=nothing)
-        for p in model.pairs
-    ]
-    for channel in channels:
-        end_session(channel, model.name)
+    return train(coalition, training, previous, on_step)
 
 
 def _decide_all(
-    model: TransferModel, channels: Sequence[Channel], problem: Problem, solver: str
+    model: TransferModel, coalition: Coalition, problem: Problem, solver: str
 ) -> dict[Subset, Served]:
-    experts = held_out_experts(model.anchor, model.pairs)
+    decisions = Decisions(problem, held_out_experts(model.anchor, model.pairs), solver)
     latents, rows = None, np.flatnonzero(problem.labeled & problem.known.any(axis=1))
     if model.latent is not None:
-        latents = training_latents(
-            channels, model.name, model.session, model.latent, problem.known, rows
-        )
+        latents = training_latents(coalition, model.latent, problem.known, rows)
     served = {}
     for subset in subsets_to_serve(problem.known):
-        network = ambiguity = None
+        network = None
         if latents is not None and model.latent is not None and subset != (ACTIVE,):
-            network, ambiguity = _held_out_network(model.latent, latents, rows, subset, problem)
-        served[subset] = decide(subset, problem, experts, network, ambiguity, solver)
+            network = _held_out_network(model.latent, latents, rows, subset, problem)
+        served[subset] = decisions.decide(subset, network)
     return served
 
 
 def _held_out_network(
     latent: LatentModel, latents: np.ndarray, rows: np.ndarray, subset: Subset, problem: Problem
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each labelled row's score by the member that did not see its label, and the variance."""
+) -> np.ndarray:
+    """Each labelled row's score by the member that did not see its label."""
     mask = np.zeros(problem.n_parties, dtype=bool)
     mask[list(subset)] = True
     scores = latent.scores(latents, mask)
     member = np.minimum(problem.folds[rows], len(scores) - 1)
     network = np.zeros_like(problem.target)
     network[rows] = scores[member, np.arange(len(rows))]
-    ambiguity = np.zeros(len(problem.target))
-    ambiguity[rows] = scores.var(axis=0).sum(axis=1)
-    return network, ambiguity
+    return network
 
 
 def _prior(problem: Problem) -> np.ndarray:

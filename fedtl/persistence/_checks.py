@@ -1,0 +1,70 @@
+"""What later code takes at its word, checked when an estimator is saved and when it is loaded."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from fedtl.persistence._names import PersistenceError
+
+_TREES = "sklearn.ensemble._hist_gradient_boosting.gradient_boosting"
+
+
+def check_instance(made: Any) -> None:
+    """Check an instance with all that it is made of.
+
+    Parameters
+    ----------
+    made : object
+        Any object of the graph.
+
+    Raises
+    ------
+    PersistenceError
+        If compiled code would read outside of its arrays, or without end; or if fitting would
+        read pickles from a cache.
+    """
+    if isinstance(made, BaseEstimator) and getattr(made, "memory", None) is not None:
+        raise PersistenceError(
+            f"memory={made.memory!r} is a cache of pickles on disk; use memory=None"
+        )
+    trees = sys.modules.get(_TREES)
+    if trees is not None and isinstance(made, trees.BaseHistGradientBoosting):
+        if not hasattr(made, "_predictors"):
+            return
+        mapper = made._bin_mapper
+        categorical = np.asarray(mapper.is_categorical_, dtype=bool)
+        if categorical.shape != (made.n_features_in_,):
+            raise PersistenceError("gradient-boosted trees have another number of features")
+        for tree in (tree for iteration in made._predictors for tree in iteration):
+            _check_tree(tree, categorical)
+
+
+def _check_tree(tree: Any, categorical: np.ndarray) -> None:
+    from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
+    from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+
+    if type(tree) is not TreePredictor or type(tree.nodes) is not np.ndarray:
+        raise PersistenceError("gradient-boosted trees hold something that is no tree")
+    if tree.nodes.dtype != PREDICTOR_RECORD_DTYPE or tree.nodes.ndim != 1 or not len(tree.nodes):
+        raise PersistenceError("a tree has malformed nodes")
+    position = np.arange(len(tree.nodes))
+    inner = tree.nodes["is_leaf"] == 0
+    for child in (tree.nodes["left"].astype(np.int64), tree.nodes["right"].astype(np.int64)):
+        if not ((child > position) & (child < len(tree.nodes)))[inner].all():
+            raise PersistenceError("a tree has a node whose children are not below it")
+    feature = tree.nodes["feature_idx"]
+    if not ((feature >= 0) & (feature < len(categorical)))[inner].all():
+        raise PersistenceError("a tree splits on a feature that there is not")
+    by_category = inner & (tree.nodes["is_categorical"] != 0)
+    bitsets = tree.raw_left_cat_bitsets
+    if by_category.any() and not (
+        bitsets.ndim == 2
+        and bitsets.shape[1] == 8
+        and (tree.nodes["bitset_idx"][by_category] < len(bitsets)).all()
+        and categorical[feature[by_category]].all()
+    ):
+        raise PersistenceError("a tree has malformed categories")

@@ -1,0 +1,188 @@
+"""All parties of one model: the active one here, the others behind channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedtl.exceptions import PartyError
+from fedtl.federation import Channel
+from fedtl.learning.columns import Columns
+from fedtl.learning.network import PartyEncoder
+from fedtl.parties import LocalFeatures, Recipe, Session, Table
+from fedtl.protocols.predict import Reply, ask_predictions, local_latents
+from fedtl.protocols.session import end_session, open_session, prepare_session
+from fedtl.solvers.problem import ACTIVE
+
+
+@dataclass(eq=False)
+class Coalition:
+    """The parties of one fit.
+
+    Parameters
+    ----------
+    name : str
+        Name of the session at all parties.
+    table : Table
+        The active party's rows.
+    session : Session
+        The active party's features, and its rows while the fit runs.
+    channels : sequence of Channel
+        The other parties.
+    """
+
+    name: str
+    table: Table
+    session: Session
+    channels: Sequence[Channel]
+
+    @classmethod
+    def begin(
+        cls, name: str, table: Table, channels: Sequence[Channel], active: str, recipe: Recipe
+    ) -> Coalition:
+        """Set up a first fit, with features that are still to be fitted.
+
+        Parameters
+        ----------
+        name : str
+            Name of the session.
+        table : Table
+            The active party's rows.
+        channels : sequence of Channel
+            The other parties.
+        active : str
+            Name of the active party.
+        recipe : Recipe
+            Its encoder.
+
+        Returns
+        -------
+        Coalition
+            The parties.
+        """
+        return cls(name, table, Session(LocalFeatures(active, recipe)), channels)
+
+    def align(self, *, resume: bool) -> np.ndarray:
+        """Ask who knows which of the active party's rows.
+
+        Parameters
+        ----------
+        resume : bool
+            Whether to go on from an earlier fit, whose features are kept.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_parties), dtype bool
+            Who knows which row, the active party first.
+
+        Raises
+        ------
+        PartyError
+            If a party shares no row with the active one.
+        """
+        session = self.session
+        session.ids = np.arange(len(self.table), dtype=np.int64)
+        session.known = session.features.known(self.table, session.ids)
+        known = [session.known]
+        for channel in self.channels:
+            theirs = open_session(channel, self.name, session.ids, resume)
+            if theirs.any() and session.known.any() and not (theirs & session.known).any():
+                raise PartyError(
+                    channel.name,
+                    f"shares no row with the active party {session.features.party!r}: it knows "
+                    f"{int(theirs.sum())} of the {len(theirs)} rows, and the active party knows "
+                    f"{int(session.known.sum())} others; check how missing values mark the rows "
+                    "that a party does not know",
+                )
+            known.append(theirs)
+        return np.column_stack(known)
+
+    def prepare(self, n_bins: Sequence[int], seed: int) -> None:
+        """Have every party encode its own rows.
+
+        Parameters
+        ----------
+        n_bins : sequence of int
+            Bins of each party's piecewise-linear encoding, the active party's first.
+        seed : int
+            Seed of what the parties draw.
+        """
+        if not self.session.features.fitted:
+            self.session.features.fit(self.table.block, n_bins[ACTIVE], seed)
+        self.session.read(self.table)
+        for channel, bins in zip(self.channels, n_bins[1:], strict=True):
+            prepare_session(channel, self.name, bins, seed)
+
+    def end(self) -> None:
+        """Have every party forget what only training needs, the active party included."""
+        self.session.end_fit()
+        for channel in self.channels:
+            end_session(channel, self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class NewRows:
+    """New rows as all parties together see them.
+
+    Parameters
+    ----------
+    columns : Columns
+        The active party's part.
+    known : ndarray of shape (n_rows, n_parties), dtype bool
+        Who knows which row.
+    replies : list of Reply
+        What the other parties say of them.
+    """
+
+    columns: Columns
+    known: np.ndarray
+    replies: list[Reply]
+
+    @property
+    def own(self) -> np.ndarray:
+        """Positions of the rows that the active party knows."""
+        return np.flatnonzero(self.known[:, ACTIVE])
+
+    def latents(self, session: Session, encoder: PartyEncoder) -> np.ndarray:
+        """Return the latents of all parties.
+
+        Parameters
+        ----------
+        session : Session
+            The active party's features.
+        encoder : PartyEncoder
+            The active party's encoder.
+
+        Returns
+        -------
+        ndarray of shape (members, n_rows, n_parties, n_components), dtype float64
+            Zero where a party does not know the row.
+        """
+        own = local_latents(session, encoder, self.columns, self.own)
+        return np.stack([own, *[reply.latents for reply in self.replies]], axis=2)
+
+
+def look_up(coalition: Coalition, *, scores: bool, latents: bool) -> NewRows:
+    """Ask all parties about the rows of the coalition's table.
+
+    Parameters
+    ----------
+    coalition : Coalition
+        A fitted coalition with new rows.
+    scores, latents : bool
+        What is wanted of the other parties.
+
+    Returns
+    -------
+    NewRows
+        Their answers.
+    """
+    ids = np.arange(len(coalition.table), dtype=np.int64)
+    columns, own = coalition.session.features.read(coalition.table, ids)
+    replies = [
+        ask_predictions(channel, coalition.name, ids, scores=scores, latents=latents)
+        for channel in coalition.channels
+    ]
+    return NewRows(columns, np.column_stack([own, *[reply.known for reply in replies]]), replies)
