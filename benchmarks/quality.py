@@ -65,8 +65,10 @@ def linear(frame):
     """Logistic regression on standardised numbers and one-hot categories."""
     encode = make_column_transformer(
         (StandardScaler(), make_column_selector(dtype_include="number")),
-        (OneHotEncoder(handle_unknown="ignore", min_frequency=20),
-         make_column_selector(dtype_exclude="number")),
+        (
+            OneHotEncoder(handle_unknown="ignore", min_frequency=20),
+            make_column_selector(dtype_exclude="number"),
+        ),
     )
     return make_pipeline(encode, LogisticRegression(max_iter=500, C=0.1 if len(frame) < 500 else 1))
 
@@ -74,8 +76,12 @@ def linear(frame):
 def trees(frame):
     """Gradient-boosted trees."""
     return HistGradientBoostingClassifier(
-        learning_rate=0.08, max_leaf_nodes=15, l2_regularization=1.0, early_stopping=False,
-        min_samples_leaf=20 if len(frame) >= 200 else 5, categorical_features="from_dtype",
+        learning_rate=0.08,
+        max_leaf_nodes=15,
+        l2_regularization=1.0,
+        early_stopping=False,
+        min_samples_leaf=20 if len(frame) >= 200 else 5,
+        categorical_features="from_dtype",
     )
 
 
@@ -85,8 +91,9 @@ def own_best(data, split, columns, rows, models=(linear, trees)) -> float:
     found = []
     for make in models:
         model = make(X).fit(X, y)
-        found.append(score(model.classes_, split.y_test,
-                           model.predict_proba(split.X_test[columns])))
+        found.append(
+            score(model.classes_, split.y_test, model.predict_proba(split.X_test[columns]))
+        )
     return max(found)
 
 
@@ -99,8 +106,13 @@ def two_parties(fetch: Callable, n_shared, n_per_party=4000, n_labeled=None, rev
 
     def run(seed: int) -> Scores:
         split = split_parties(
-            data.data, data.target, data.parties, n_shared=n_shared, n_per_party=n_per_party,
-            n_labeled=n_labeled, random_state=seed,
+            data.data,
+            data.target,
+            data.parties,
+            n_shared=n_shared,
+            n_per_party=n_per_party,
+            n_labeled=n_labeled,
+            random_state=seed,
         )
         _, scores = fit_and_score(data, split, random_state=seed)
         labeled = np.asarray(split.y_train) != -1
@@ -112,9 +124,11 @@ def two_parties(fetch: Callable, n_shared, n_per_party=4000, n_labeled=None, rev
         scores[f"{b} alone"] = own_best(data, split, columns_b, shared, models)
         scores["pooled"] = own_best(data, split, [*columns_a, *columns_b], shared, models)
         gain = scores["joint"] - scores[f"only {a}"]
-        return {**scores, "joint - anchor": gain,
-                "joint - best single": scores["joint"] - max(scores[f"only {a}"],
-                                                             scores[f"only {b}"])}
+        return {
+            **scores,
+            "joint - anchor": gain,
+            "joint - best single": scores["joint"] - max(scores[f"only {a}"], scores[f"only {b}"]),
+        }
 
     return run
 
@@ -122,8 +136,7 @@ def two_parties(fetch: Callable, n_shared, n_per_party=4000, n_labeled=None, rev
 def six_views(seed: int) -> Scores:
     """All six views of mfeat, everything shared and labelled."""
     data = fetch_mfeat(_SIX)
-    split = split_parties(data.data, data.target, data.parties, n_per_party=1400,
-                          random_state=seed)
+    split = split_parties(data.data, data.target, data.parties, n_per_party=1400, random_state=seed)
     _, scores = fit_and_score(data, split, random_state=seed)
     columns = [c for party in data.parties.values() for c in party]
     pooled = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
@@ -165,8 +178,11 @@ def main() -> None:
         print(f"== {name}, {len(results)} seeds", flush=True)
         for key in results[0]:
             values = np.array([result[key] for result in results])
-            print(f"  {key:24s} {values.mean():9.4f} ± {values.std():.4f}   "
-                  f"min {values.min():.4f} max {values.max():.4f}", flush=True)
+            print(
+                f"  {key:24s} {values.mean():9.4f} ± {values.std():.4f}   "
+                f"min {values.min():.4f} max {values.max():.4f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

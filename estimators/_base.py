@@ -43,6 +43,10 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
     failed one changes nothing.
     """
 
+    parties: Any
+    federation: Simulation | None
+    random_state: Any
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "parties": [list, tuple, dict, None],
         "federation": [Simulation, None],
@@ -98,7 +102,7 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
         Returns
         -------
         FederatedEstimator
-            self.
+            The object itself.
         """
         self._set_params("_named_encoders", **params)
         return self

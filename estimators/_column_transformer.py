@@ -154,7 +154,7 @@ class FederatedColumnTransformer(TransformerMixin, _BaseComposition):
         Returns
         -------
         FederatedColumnTransformer
-            self.
+            The same object.
         """
         self._set_params("_named_transformers", **params)
         return self
@@ -172,7 +172,7 @@ class FederatedColumnTransformer(TransformerMixin, _BaseComposition):
         Returns
         -------
         FederatedColumnTransformer
-            self.
+            The same object, fitted.
 
         Raises
         ------
@@ -420,7 +420,7 @@ def _as_values(column: nw.Series[Any]) -> np.ndarray:
 
 
 def _spread_frame(
-    output: Any, rows: np.ndarray, n_rows: int, names: list[str], library: str
+    output: Any, rows: np.ndarray, n_rows: int, names: list[str], library: Any
 ) -> nw.DataFrame[Any]:
     """Put rows at their positions among rows that are missing, in a frame of the library asked for.
 

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fedtl import Encoder, FederatedTransferClassifier
 from fedtl.datasets import hide_party, load_digits_halves, split_parties
-from fedtl.inspection import LatentSpaceDisplay
+from fedtl.inspection import LatentSpaceDisplay, PartyContributionDisplay
 
 digits = load_digits_halves()
 split = split_parties(
@@ -69,6 +69,7 @@ for name, hidden in (("both", []), ("left only", ["right"]), ("right only", ["le
 print(clf.report_)
 frame = clf.report_.to_frame()
 print(frame[["parties", "n_rows", "score", "score_alone", "decision"]].to_string(index=False))
+PartyContributionDisplay.from_estimator(clf)
 
 # %%
 # Fewer messages

@@ -13,14 +13,12 @@ variable ``FEDTL_DATA`` names, or else from the UCI repository.
 
 import sys
 
-import matplotlib.pyplot as plt
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fedtl import FederatedTransferClassifier
 from fedtl.datasets import fetch_mfeat, hide_party, split_parties
-from fedtl.inspection import PartyContributionDisplay
 
 try:
     mfeat = fetch_mfeat(("fac", "fou", "kar", "mor", "pix", "zer"))
@@ -86,8 +84,11 @@ print(frame.groupby(["kind", "direction"], sort=False)[["messages", "bytes"]].su
 # Who contributes what
 # --------------------
 #
-# For the rows that all know: what the federation gains over the active party alone, and what of
-# it is lost when one party is left out.
+# The report has all subsets of the parties. Those with everybody, and without one party each, say
+# on held-out training rows what a party adds to the others: the squared error that the federation
+# takes away from the active party alone, and how much less it is without that party.
 
-PartyContributionDisplay.from_estimator(models["auto"])
-plt.show()
+subsets = models["auto"].report_.to_frame()
+large = subsets[subsets["parties"].str.count(r"\+") >= len(mfeat.parties) - 2]
+columns = ["parties", "score", "gain", "gain_low", "gain_high", "trust"]
+print(large[columns].round(3).to_string(index=False))

@@ -36,7 +36,7 @@ except FileNotFoundError as error:
     sys.exit()
 
 split = split_parties(
-    credit.data, credit.target, credit.parties, n_shared=400, n_per_party=800, random_state=0
+    credit.data, credit.target, credit.parties, n_shared=300, n_per_party=600, random_state=0
 )
 X, y = split.X_train, split.y_train
 bank, partner = credit.parties["bank"], credit.parties["partner"]
@@ -86,6 +86,7 @@ own = FederatedTransferClassifier(
         ("partner", Encoder(preprocessor=states), partner),
     ],
     solver="moments",
+    max_iter=80,
     unlabeled=-1,
     random_state=0,
 )
@@ -109,7 +110,7 @@ encode_bank = make_column_transformer(
 )
 pipeline = make_pipeline(
     FederatedColumnTransformer(
-        [("bank", bank_steps, bank), ("partner", StandardScaler(), partner)]
+        [("bank", encode_bank, bank), ("partner", StandardScaler(), partner)]
     ),
     FederatedTransferClassifier(
         [

@@ -8,6 +8,7 @@ if not Path(__file__).with_name("estimators").is_dir():  # a checkout without sy
 from fedtl.estimators import (
     Encoder,
     FederatedColumnTransformer,
+    FederatedProjector,
     FederatedTransferClassifier,
     FederatedTransferRegressor,
 )
@@ -18,6 +19,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Encoder",
     "FederatedColumnTransformer",
+    "FederatedProjector",
     "FederatedTransferClassifier",
     "FederatedTransferRegressor",
     "LabeledFold",

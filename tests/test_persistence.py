@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import warnings
 
 import numpy as np
 import pytest
@@ -15,12 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.datasets import make_classification, make_regression
-from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
-from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -36,7 +32,7 @@ from fedtl.parties import Policy
 from fedtl.persistence import PersistenceError, load, save
 
 N = 613  # rows of the training data: no array of a file may be as long
-SMALL = {"max_iter": 4, "cv": 2, "random_state": 0}
+SMALL = {"max_iter": 4, "n_folds": 2, "random_state": 0}
 
 
 class OwnScaler(TransformerMixin, BaseEstimator):
@@ -118,22 +114,12 @@ def document(path):
         return json.loads(file.metadata()["fedtl"])
 
 
-def rewrite(path, content, tensors=None):
-    tensors = load_file(path) if tensors is None else tensors
-    text = content if isinstance(content, str) else json.dumps(content)
-    save_file(tensors, path, metadata={"fedtl": text})
-
-
-def entries(content, kind, name):
-    return [e for e in content["objects"] if str(e.get(kind, "")).endswith(name)]
-
-
 # Round trips
 
 
 def test_a_binary_classifier_with_trees_predicts_the_same_bits(fitted, saved):
     model, X, _ = fitted
-    assert entries(document(saved), "instance", ":TreePredictor")
+    assert "TreePredictor" in json.dumps(document(saved))
     assert_same(load(saved), model, X)
 
 
@@ -466,224 +452,3 @@ def test_absurd_nesting_and_tuples_in_themselves_are_refused(path):
 def test_only_estimators_are_saved(path):
     with pytest.raises(TypeError, match="estimator"):
         save({"a": 1}, path)
-
-
-# What is refused on loading
-
-
-def test_a_missing_network_is_asked_for_by_party(path):
-    model = FederatedTransferClassifier([("bank", Encoder(OwnNet()), [0])])
-    save(model, path)
-    with pytest.raises(PersistenceError, match=r"'bank'.*modules=\{'bank': OwnNet\(\)\}"):
-        load(path)
-    with pytest.raises(PersistenceError, match=r"\['bnk'\].*\['bank'\]"):
-        load(path, modules={"bank": OwnNet(), "bnk": OwnNet()})
-    with pytest.raises(PersistenceError, match=r"(?s)party 'bank'.*size mismatch"):
-        load(path, modules={"bank": OwnNet(n_out=9)})
-    with pytest.raises(PersistenceError, match=r"party 'bank'.*torch module"):
-        load(path, modules={"bank": 3})
-
-
-def test_another_version_of_scikit_learn_warns_once(saved):
-    content = document(saved)
-    content["versions"]["scikit-learn"] = "1.2.3"
-    for entry in content["objects"]:
-        if "_sklearn_version" in entry.get("state", {}):
-            entry["state"]["_sklearn_version"] = "1.2.3"
-    rewrite(saved, content)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        load(saved)
-    assert [w.category for w in caught] == [InconsistentVersionWarning]
-
-
-@pytest.mark.parametrize("version", [2, 0, "1", True, None, [1]])
-def test_an_unknown_format_is_refused(version, saved):
-    rewrite(saved, {**document(saved), "format": version})
-    with pytest.raises(PersistenceError, match="format"):
-        load(saved)
-
-
-@pytest.mark.parametrize("keep", [0, 4, 8, 100, 5000, -1])
-def test_a_truncated_file_is_refused(keep, saved):
-    saved.write_bytes(saved.read_bytes()[:keep])
-    with pytest.raises(PersistenceError):
-        load(saved)
-
-
-def test_other_files_are_refused(path, tmp_path):
-    path.write_bytes(b"\x80\x04\x95 a pickle" * 9)
-    with pytest.raises(PersistenceError, match="not a model file"):
-        load(path)
-    save_file({"x": np.zeros(3)}, path)
-    with pytest.raises(PersistenceError, match="not of fedtl"):
-        load(path)
-    with pytest.raises(FileNotFoundError):
-        load(tmp_path / "none.safetensors")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "os:system",
-        "subprocess:Popen",
-        "builtins:eval",
-        "builtins:object",
-        "sklearn.base:clone",
-        "sklearn.base:np",
-        "sklearn.utils:Bunch",  # defined elsewhere
-        "sklearn.base:BaseEstimator.fit",
-        "sklearn.tree._tree:Tree",  # an extension type
-        "sklearn.conftest:Anything",
-        "sklearn.utils._testing:TempMemmap",
-        "sklearn.nothing:Nothing",
-        "sklearn..base:BaseEstimator",
-        "sklearn_evil:Nothing",
-        "fedtl.persistence._read:Reader",
-        "fedtl.datasets._bunch:Bunch",
-        "fedtl.__main__:Main",
-        "torch.nn.modules.module:Module.forward",
-        "torch.storage:UntypedStorage",
-        "",
-        3,
-        None,
-        {"ref": 0},
-    ],
-)
-def test_a_class_outside_of_the_list_is_refused_and_never_imported(name, saved, monkeypatch):
-    content = document(saved)
-    entries(content, "instance", "StandardScaler")[0]["instance"] = name
-    rewrite(saved, content)
-    monkeypatch.setattr(os, "system", pytest.fail)
-    with pytest.raises(PersistenceError):
-        load(saved)
-
-
-@pytest.mark.parametrize(
-    "node",
-    [
-        {"function": "os:system"},
-        {"function": "builtins:eval"},
-        {"function": "numpy:load"},
-        {"function": "numpy:fromfile"},
-        {"function": "torch.nn.functional:handle_torch_function"},
-        {"function": "fedtl.datasets:load_digits_halves"},
-        {"function": "fedtl.persistence._file:load"},
-        {"function": "fedtl.protocols.session:np"},
-        {"function": "fedtl.protocols.session:dataclass_transform"},
-        {"class": "os:_Environ"},
-        {"class": "builtins:type"},
-        {"class": "numpy:memmap"},
-        {"class": "sklearn.preprocessing._data:StandardScaler"},
-        {"torch_dtype": "load"},
-        {"dtype": "|O8"},
-        {"dtype": {"names": ["a"], "formats": ["|O8"], "offsets": [0], "titles": [None]}},
-        {"scalar": "00", "dtype": "<f8"},
-        {"ref": -1},
-        {"ref": 10**9},
-        {"ref": True},
-        {"ref": [0]},
-        {"eval": "1"},
-        {},
-        [1],
-    ],
-)
-def test_a_forged_value_is_refused(node, saved):
-    content = document(saved)
-    content["objects"][0]["state"]["unlabeled"] = node
-    rewrite(saved, content)
-    with pytest.raises(PersistenceError):
-        load(saved)
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {"call": "sklearn.preprocessing._data:StandardScaler", "args": []},
-        {"call": "os:system", "args": ["true"]},
-        {"instance": "sklearn._loss._loss:CyHalfBinomialLoss", "state": {}},
-        {"instance": "sklearn.base:BaseEstimator", "args": [1]},
-        {"tuple": [{"ref": 0}, {"ref": 1}]},
-        {"dict": [[{"ref": 1}, 1]]},
-        {"array": {"tensor": "nothing"}},
-        {"array": {"tensor": "classes_", "dtype": "<f8", "shape": [10**12]}},
-        {"array": {"tensor": "classes_", "order": [5, 7]}},
-        {"objects": [1, 2], "shape": [10**12]},
-        {"random": "RandomState", "state": {"ref": 1}},
-        {"index": [1], "dtype": "evil", "name": None},
-        {"own_module": "X", "party": "bank", "state": {}, "training": []},
-        {"pickle": "gASVAAAA"},
-        {},
-        3,
-    ],
-)
-def test_a_forged_object_is_refused(entry, saved):
-    content = document(saved)
-    content["objects"][1] = entry
-    rewrite(saved, content)
-    with pytest.raises(PersistenceError):
-        load(saved)
-
-
-def test_a_document_that_is_no_document_is_refused(saved):
-    for text in ["", "[]", "null", "1", "{}", "[" * 100_000, '{"a":' * 100_000, "NaN", "9" * 9999]:
-        rewrite(saved, text)
-        with pytest.raises(PersistenceError):
-            load(saved)
-
-
-def test_objects_that_are_nested_absurdly_are_refused(saved):
-    content = document(saved)
-    first = len(content["objects"])
-    content["objects"] += [{"list": [{"ref": first + i + 1}]} for i in range(5000)] + [{"list": []}]
-    content["objects"][0]["state"]["unlabeled"] = {"ref": first}
-    rewrite(saved, content)
-    with pytest.raises(PersistenceError, match="nested"):
-        load(saved)
-
-
-def test_a_missing_tensor_is_named(saved):
-    tensors = load_file(saved)
-    name = max(tensors)
-    del tensors[name]
-    rewrite(saved, document(saved), tensors)
-    with pytest.raises(PersistenceError, match=re.escape(name)):
-        load(saved)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("left", 0), ("right", 10**6), ("feature_idx", 99), ("feature_idx", -1)]
-)
-def test_trees_that_would_read_outside_of_their_arrays_are_refused(field, value, saved):
-    tensors = load_file(saved)
-    name = next(n for n in tensors if n.endswith(".nodes"))
-    nodes = tensors[name].view(PREDICTOR_RECORD_DTYPE)
-    nodes[field][0] = value
-    rewrite(saved, document(saved), tensors)
-    with pytest.raises(PersistenceError, match="tree"):
-        load(saved)
-
-
-def test_a_cache_of_pickles_is_refused(saved):
-    content = document(saved)
-    entries(content, "instance", "StandardScaler")[0]["state"]["memory"] = "/tmp/evil"
-    rewrite(saved, content)
-    with pytest.raises(PersistenceError, match="memory"):
-        load(saved)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_a_damaged_document_gives_an_error_of_ours_or_an_estimator(tmp_path_factory, data):
-    base = tmp_path_factory.getbasetemp() / "damaged.safetensors"
-    save(FederatedTransferClassifier({"bank": [0], "shop": slice(1)}, unlabeled={"a": (1,)}), base)
-    text = json.dumps(document(base))
-    at = data.draw(st.integers(0, len(text) - 1))
-    rewrite(base, text[:at] + data.draw(st.text(max_size=3)) + text[at + 1 :])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InconsistentVersionWarning)
-        try:
-            loaded = load(base)
-        except PersistenceError:
-            return
-    assert isinstance(loaded, BaseEstimator)

@@ -41,7 +41,7 @@ class Columns:
         """Return which rows have at least one value: a bool array of shape (n_rows,)."""
         known = ~np.isnan(self.numbers).all(axis=1) if self.numbers.shape[1] else False
         if self.categories.shape[1]:
-            known = known | np.not_equal(self.categories, None).any(axis=1)
+            known = known | (self.categories != None).any(axis=1)  # noqa: E711
         return np.broadcast_to(known, len(self)).copy()
 
 
@@ -63,7 +63,8 @@ def as_columns(block: Any) -> Columns:
         numbers = np.asarray(block, dtype=np.float64)
         return Columns(numbers, np.empty((len(numbers), 0), dtype=object))
     parts = _array_columns(block) if isinstance(block, np.ndarray) else _frame_columns(block)
-    numbers_, categories_ = [], []
+    numbers_: list[np.ndarray] = []
+    categories_: list[np.ndarray] = []
     for values, numeric in parts:
         (numbers_ if numeric else categories_).append(values)
     n = len(block)

@@ -100,7 +100,7 @@ class Encoding:
         Returns
         -------
         Encoding
-            self.
+            The object itself.
         """
         self._fit_base(columns)
         self.piecewise_ = PiecewiseLinear(self.n_bins if self.scaled else 0)
@@ -122,9 +122,10 @@ class Encoding:
     def _fit_base(self, columns: Columns) -> None:
         numbers, n = columns.numbers, len(columns)
         self.quantiles_ = None
+        # Well fewer quantiles than rows: the fitted encoding must not hold the column itself.
         if self.scaled and numbers.shape[1]:
             self.quantiles_ = QuantileTransformer(
-                n_quantiles=max(1, min(500, n)),
+                n_quantiles=max(min(n, 10), min(500, n // 4)),
                 output_distribution="normal",
                 subsample=20_000,
                 random_state=self.random_state,

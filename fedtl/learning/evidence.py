@@ -101,6 +101,16 @@ def guard_weight(gain: Gain) -> float:
     A quarter of the t statistic, clipped: full trust at four standard errors. A joint model that
     was chosen on few rows is better for being shrunk even where its gain is real; this also
     bounds the harm that it can do, and does not make harm impossible.
+
+    Parameters
+    ----------
+    gain : Gain
+        Of the candidate over the reference.
+
+    Returns
+    -------
+    float
+        The trust.
     """
     return float(np.clip(gain.t / 4.0, 0.0, 1.0))
 

@@ -113,7 +113,8 @@ class PartyEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.members = members
-        self.trunks = nn.ModuleList(copy.deepcopy(trunk) for _ in range(members if trunk else 0))
+        copies = [] if trunk is None else [copy.deepcopy(trunk) for _ in range(members)]
+        self.trunks = nn.ModuleList(copies)
         self.encoder = MemberMLP(members, n_in, n_components, generator)
         self.decoder = None if trunk else MemberLinear(members, n_components, n_in, generator)
 
@@ -135,6 +136,20 @@ class PartyEncoder(nn.Module):
 
 def swap_noise(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Replace a random share of the cells by the same column's value in another row.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_rows, width)
+        Rows.
+    share : float
+        Share of the cells, from 0 to 1.
+    generator : torch.Generator
+        Source of the noise.
+
+    Returns
+    -------
+    Tensor of shape (n_rows, width)
+        Corrupted rows.
 
     References
     ----------

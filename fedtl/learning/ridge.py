@@ -124,8 +124,14 @@ def moments_of(
     ----------
     columns : ndarray of shape (n_rows, n_columns), dtype float64
         Without the constant column.
-    targets, folds, weight, n_folds
-        As in :func:`target_squares`.
+    targets : ndarray of shape (n_rows, n_targets), dtype float64
+        Targets.
+    folds : ndarray of shape (n_rows,), dtype int
+        Fold of each row.
+    weight : ndarray of shape (n_rows,), dtype float64
+        Weight of each row.
+    n_folds : int
+        Number of folds.
 
     Returns
     -------
@@ -203,7 +209,31 @@ class Averaged:
         return coefficients, held_out
 
 
-def solve(moments: Moments, families: Sequence[Family], n_outputs: int) -> Averaged:
+@dataclass(frozen=True, eq=False)
+class Path:
+    """The solutions of one family at every penalty.
+
+    Parameters
+    ----------
+    family : Family
+        The way of posing the regression.
+    full : ndarray of shape (n_penalties, n_used, n_outputs), dtype float64
+        Solved on all folds.
+    without : ndarray of shape (n_folds, n_penalties, n_used, n_outputs), dtype float64
+        Solved without each fold.
+    errors : ndarray of shape (n_penalties,), dtype float64
+        Held-out squared errors, summed over rows and outputs.
+    """
+
+    family: Family
+    full: np.ndarray
+    without: np.ndarray
+    errors: np.ndarray
+
+
+def solve(
+    moments: Moments, families: Sequence[Family], n_outputs: int, more: Sequence[Path] = ()
+) -> Averaged:
     """Solve every family at every penalty and average them by held-out error.
 
     Parameters
@@ -214,6 +244,8 @@ def solve(moments: Moments, families: Sequence[Family], n_outputs: int) -> Avera
         Candidates.
     n_outputs : int
         Number of outputs.
+    more : sequence of Path, optional
+        Candidates that were solved elsewhere.
 
     Returns
     -------
@@ -221,16 +253,17 @@ def solve(moments: Moments, families: Sequence[Family], n_outputs: int) -> Avera
         The averaged model.
     """
     n_folds, n_columns = len(moments.gram), moments.gram.shape[1]
-    paths = [_path(moments, family, n_outputs) for family in families]
-    errors = np.stack([errors for _, _, errors in paths]) / max(moments.total_weight, 1e-12)
+    paths = [*(_path(moments, family, n_outputs) for family in families), *more]
+    errors = np.stack([path.errors for path in paths]) / max(moments.total_weight, 1e-12)
     weights = evidence_weights(errors, moments.total_weight)
     full = np.zeros((n_columns, n_outputs))
     held_out = np.zeros((n_folds, n_columns, n_outputs))
     offset = np.zeros_like(families[0].offset)
-    for family, (solved, solved_without, _), w in zip(families, paths, weights, strict=True):
-        full[family.columns] += np.tensordot(w, solved, 1)
-        held_out[:, family.columns] += np.einsum("l,fldo->fdo", w, solved_without)
-        offset = offset + w.sum() * family.offset
+    for path, w in zip(paths, weights, strict=True):
+        columns = path.family.columns
+        full[columns] += np.tensordot(w, path.full, 1)
+        held_out[:, columns] += np.einsum("l,fldo->fdo", w, path.without)
+        offset = offset + w.sum() * path.family.offset
     return Averaged(full, held_out, offset, weights, float(errors.min()))
 
 
@@ -241,29 +274,50 @@ def evidence_weights(errors: np.ndarray, n_rows: float) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
-def _path(
-    moments: Moments, family: Family, n_outputs: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Solutions on all folds and without each one, and the held-out errors of the latter."""
+def _path(moments: Moments, family: Family, n_outputs: int) -> Path:
     residual = _residual_map(family, moments.square.shape[1], n_outputs)
     gram = moments.gram[:, family.columns[:, None], family.columns]
     cross = moments.cross[:, family.columns] @ residual
     square = np.einsum("tr,ftu,ur->f", residual, moments.square, residual)
-    full = _ridge(gram.sum(0), cross.sum(0))
-    without, errors = [], np.zeros(len(PENALTIES))
-    for fold in range(len(gram)):
-        solved = _ridge(gram.sum(0) - gram[fold], cross.sum(0) - cross[fold])
-        fitted = gram[fold] @ solved
-        errors += square[fold] + np.einsum("ldo,ldo->l", solved, fitted - 2.0 * cross[fold])
-        without.append(solved)
-    return full, np.array(without), np.maximum(errors, 0.0)
+    full = ridge(gram.sum(0), cross.sum(0))
+    without = np.stack(
+        [ridge(gram.sum(0) - g, cross.sum(0) - c) for g, c in zip(gram, cross, strict=True)]
+    )
+    return Path(family, full, without, held_out_errors(gram, cross, square, without))
+
+
+def held_out_errors(
+    gram: np.ndarray, cross: np.ndarray, square: np.ndarray, without: np.ndarray
+) -> np.ndarray:
+    """Return the squared errors on each fold of what was solved without it, from moments alone.
+
+    Parameters
+    ----------
+    gram : ndarray of shape (n_folds, n_used, n_used), dtype float64
+        Products of columns.
+    cross : ndarray of shape (n_folds, n_used, n_outputs), dtype float64
+        Products of columns and targets.
+    square : ndarray of shape (n_folds,), dtype float64
+        Squares of the targets, summed over outputs.
+    without : ndarray of shape (n_folds, n_penalties, n_used, n_outputs), dtype float64
+        Solutions.
+
+    Returns
+    -------
+    ndarray of shape (n_penalties,), dtype float64
+        Errors, summed over folds.
+    """
+    errors = np.zeros(without.shape[1])
+    for g, c, s, solved in zip(gram, cross, square, without, strict=True):
+        errors += s + np.einsum("ldo,ldo->l", solved, g @ solved - 2.0 * c)
+    return np.maximum(errors, 0.0)
 
 
 def _residual_map(family: Family, n_targets: int, n_outputs: int) -> np.ndarray:
     return np.asarray(np.eye(n_targets)[:, :n_outputs] - family.offset)
 
 
-def _ridge(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
+def ridge(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
     """Ridge solutions for every penalty, of shape (n_penalties, n_columns, n_outputs)."""
     values, vectors = eigh(gram, check_finite=False)
     shrunk = 1.0 / (np.maximum(values, 0.0) + PENALTIES[:, None])

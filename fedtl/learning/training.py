@@ -161,6 +161,11 @@ def set_training_mode(module: nn.Module) -> None:
     """Put modules that have something to train into training mode, frozen ones out of it.
 
     A frozen batch normalisation keeps its pretrained statistics.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Changed in place.
     """
     for part in module.modules():
         own = list(part.parameters())

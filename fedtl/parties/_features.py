@@ -59,7 +59,7 @@ class LocalFeatures:
         Returns
         -------
         LocalFeatures
-            self.
+            The object itself.
 
         Raises
         ------
@@ -75,9 +75,8 @@ class LocalFeatures:
                 "values in its columns, or leave the party out",
             )
         own = take_rows(block, np.flatnonzero(known))
-        self.preprocessor_ = None
-        if self.recipe.preprocessor is not None:
-            self.preprocessor_ = clone(self.recipe.preprocessor)
+        self.preprocessor_: Any = clone(self.recipe.preprocessor, safe=False)
+        if self.preprocessor_ is not None:
             self._preprocess(lambda: self.preprocessor_.fit(own))
         self.module_ = instantiate(self.recipe.module, seed)
         self.trainable_ = freeze(self.module_, self.recipe.frozen)
@@ -203,6 +202,7 @@ class LocalFeatures:
 
     def _module_features(self, numbers: np.ndarray) -> Columns:
         module, parts = self.module_, []
+        assert module is not None
         module.eval()
         with torch.no_grad():
             for start in range(0, len(numbers), _CHUNK):
@@ -242,7 +242,7 @@ def instantiate(module: Any, seed: int) -> torch.nn.Module | None:
     if isinstance(module, type):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return module()  # type: ignore[no-any-return]
+            return module()
     return copy.deepcopy(getattr(module, "module_", module))
 
 

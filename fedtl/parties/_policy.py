@@ -42,6 +42,13 @@ class Policy:
     def allow_protocol(self, party: str, protocol: str) -> None:
         """Refuse a protocol that is not on the list.
 
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        protocol : str
+            Name of the protocol.
+
         Raises
         ------
         PolicyRefusal
@@ -56,6 +63,13 @@ class Policy:
 
     def allow_aggregate(self, party: str, n_rows: int) -> None:
         """Refuse a sum over too few rows.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        n_rows : int
+            Rows that are summed over.
 
         Raises
         ------

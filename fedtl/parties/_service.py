@@ -124,6 +124,16 @@ class PartyService:
     def session(self, name: str) -> Session:
         """Return an open session.
 
+        Parameters
+        ----------
+        name : str
+            Name of the session.
+
+        Returns
+        -------
+        Session
+            What the party keeps for it.
+
         Raises
         ------
         PartyError
@@ -136,6 +146,18 @@ class PartyService:
 
     def training_rows(self, session: Session, rows: np.ndarray) -> np.ndarray:
         """Return positions of known training rows as an index array, refusing any others.
+
+        Parameters
+        ----------
+        session : Session
+            The session of the fit.
+        rows : ndarray of shape (n_rows,), dtype uint32
+            Positions among the ids of the fit.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,), dtype int64
+            The same positions.
 
         Raises
         ------

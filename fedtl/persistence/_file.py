@@ -82,6 +82,7 @@ def save(estimator: Any, path: str | os.PathLike[str], *, trusted: Iterable[Any]
     document = {
         "format": _FORMAT,
         "versions": _versions(),
+        "modules": writer.modules,
         "root": root,
         "objects": writer.objects,
     }
@@ -145,7 +146,7 @@ def load(
     names = Names(trusted)
     try:
         document, tensors = _read_file(Path(path))
-        templates = Templates(modules or {}, _needed_modules(document["objects"]))
+        templates = Templates(modules or {}, document["modules"])
         root = Reader(document["objects"], tensors, names, templates).root(document["root"])
         version = document["versions"]["scikit-learn"]
     except (PersistenceError, OSError):
@@ -196,12 +197,3 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 f"fedtl reads format {_FORMAT}"
             )
         return document, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def _needed_modules(objects: Any) -> dict[str, str]:
-    """Return the class of each party's own network that is not in the file."""
-    needed: dict[str, str] = {}
-    for entry in objects:
-        if "own_module" in entry:
-            needed.setdefault(str(entry["party"]), str(entry["own_module"]))
-    return needed

@@ -105,7 +105,7 @@ class Reader:
             case "class":
                 return self._names.class_value(content)
             case "own_class":
-                return self._templates.cls(node["party"])
+                return self._templates.cls(content)
             case "function":
                 return self._names.function(content)
         raise PersistenceError(f"{str(tag)[:80]!r} is no kind of value")
@@ -151,7 +151,7 @@ class Reader:
                 return self._random_state(entry)
             case "own_module":
                 state = {name: self.value(node) for name, node in entry["state"].items()}
-                return self._templates.restore(entry["party"], state, entry["training"])
+                return self._templates.restore(content, state, entry["training"])
             case "call":
                 return self._call(content, self._values(entry["args"]))
             case "instance":

@@ -33,6 +33,9 @@ _NEW_OBJECT = copyreg.__newobj__  # type: ignore[attr-defined]
 class Writer:
     """Describes one object graph.
 
+    What it makes is in its attributes: ``objects``, the table; ``tensors`` by name; ``modules``,
+    for each party whose network is not in the file, the name of its class.
+
     Parameters
     ----------
     names : Names
@@ -42,6 +45,7 @@ class Writer:
     def __init__(self, names: Names) -> None:
         self.objects: list[Any] = []
         self.tensors: dict[str, np.ndarray] = {}
+        self.modules: dict[str, str] = {}
         self._names, self._own = names, OwnModules(names)
         self._numbers: dict[int, int] = {}
         self._kept: list[Any] = []  # an id is only one as long as its object lives
@@ -133,7 +137,8 @@ class Writer:
         owner = self._own.owner(cls, party)
         if owner is None:
             raise _error(path, party, f"is the class {cls.__qualname__}, {_WAY_OUT}", cls)
-        return {"own_class": cls.__qualname__, "party": owner}
+        self.modules[owner] = cls.__qualname__
+        return {"own_class": owner}
 
     def _table(self) -> dict[type, Callable[[Any, str, str | None], Any]]:
         return {
@@ -215,9 +220,9 @@ class Writer:
     def _own_module(self, module: torch.nn.Module, path: str, party: str) -> Any:
         state = module.state_dict(keep_vars=True)
         self._kept.append(state)
+        self.modules[party] = type(module).__qualname__
         return {
-            "own_module": type(module).__qualname__,
-            "party": party,
+            "own_module": party,
             "state": {k: self.value(v, f"{path}.{k}", party) for k, v in state.items()},
             "training": [name for name, part in module.named_modules() if part.training],
         }
@@ -252,7 +257,8 @@ class Writer:
         """Describe attributes, or whatever else the class's own ``__setstate__`` takes."""
         if isinstance(obj, Encoder) and state is not None:
             # A fitted skorch net stands for its network.
-            module = getattr(state["module"], "module_", state["module"])
+            module = state.get("module")
+            module = getattr(module, "module_", module)
             state = {**state, "module": module}
             if party is not None:
                 self._own.register(party, module)

@@ -4,8 +4,8 @@ One exchange carries the gradient of the last batch one way and the latents of t
 other way, so ``n`` steps cost ``n + 1`` exchanges with each party, or a `q`-th of it when every
 exchange is followed by ``q`` local updates.
 
-Who learns what
----------------
+Who learns what:
+
 - ``latent.begin/1`` tells the party the sizes, learning rate and seed of the training.
 - ``latent.exchange/1`` tells the party which shared rows are in the next batch, and the gradient
   of the loss with respect to the latents it sent last. *Without protection these gradients say a

@@ -3,8 +3,8 @@
 One round for the moments, one for the held-out scores; both take one message each way, whatever
 the number of rows.
 
-Who learns what
----------------
+Who learns what:
+
 - ``moments.request/1`` gives the party, for rows that both know: their fold, their weight and the
   targets, which are made of labels and of the active party's own held-out scores. *Without
   protection the party sees the labels of shared rows.*

@@ -1,7 +1,7 @@
 """Predict: what a party's fitted models say of new rows.
 
-Who learns what
----------------
+Who learns what:
+
 - ``predict.request/1`` tells the party the ids of the rows that are to be predicted.
 - ``predict.reply/1`` gives the active party, for each of them: whether the party knows it, its
   partial scores (a linear map of its encoded columns) and its latents.

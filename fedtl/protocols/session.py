@@ -1,7 +1,7 @@
 """Session: which of the active party's rows another party knows, and what both call the model.
 
-Who learns what
----------------
+Who learns what:
+
 - ``session.open/1`` tells the party the ids of the active party's rows.
 - ``session.opened/1`` tells the active party which of them this party knows. (Private set
   intersection replaces these two where parties are remote.)

@@ -7,7 +7,7 @@ and its held-out scores are what the other parties' models start from and are ju
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,15 @@ class Anchor:
         Share of the trees in the blend.
     held_out : ndarray of shape (n_rows, n_outputs), dtype float64
         Held-out scores of the labelled training rows that the active party knows, zero elsewhere.
+    without : list of Anchor
+        The same model without each fold, while a fit is under way.
     """
 
     coefficients: np.ndarray
     trees: Any
     share: float
     held_out: np.ndarray
+    without: list[Anchor] = field(default_factory=list)
 
     def scores(self, session: Session, columns: Columns, rows: np.ndarray) -> np.ndarray:
         """Score rows that the active party knows.
@@ -86,12 +89,13 @@ def fit_anchor(session: Session, problem: Problem) -> Anchor:
         The model and its held-out scores.
     """
     rows = problem.rows(ACTIVE)
-    coefficients, scores = _fit_ridge(session, problem, rows)
+    coefficients, without, scores = _fit_ridge(session, problem, rows)
     trees, share = None, 0.0
+    fold_trees: list[Any] = [None] * problem.n_folds
     if _trees_pay(problem, rows):
         assert session.columns is not None
         base = session.features.encoding_.base(session.features.features(session.columns[rows]))
-        tree_scores = _held_out_tree_scores(base, problem, rows)
+        fold_trees, tree_scores = _held_out_trees(base, problem, rows)
         errors = [
             problem.weight[rows]
             @ squared_error(problem.target[rows], scores + s * (tree_scores - scores))
@@ -102,13 +106,17 @@ def fit_anchor(session: Session, problem: Problem) -> Anchor:
         trees = _grow(problem, base, rows, slice(None)) if share else None
     held_out = np.zeros_like(problem.target)
     held_out[rows] = scores
-    return Anchor(coefficients, trees, share, held_out)
+    parts = [
+        Anchor(c, t if share else None, share, held_out[:0])
+        for c, t in zip(without, fold_trees, strict=True)
+    ]
+    return Anchor(coefficients, trees, share, held_out, parts)
 
 
 def _fit_ridge(
     session: Session, problem: Problem, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return coefficients and held-out scores of the averaged ridge regression."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return coefficients, those without each fold, and held-out scores."""
     folds, weight, target = problem.folds[rows], problem.weight[rows], problem.target[rows]
     gram, cross = fold_moments(
         session, rows, folds=folds, weight=weight, targets=target, n_folds=problem.n_folds
@@ -121,7 +129,7 @@ def _fit_ridge(
     )
     column_mean, target_mean = moments.means()
     coefficients, held_out = averaged.with_constant(column_mean, target_mean)
-    return coefficients, fold_scores(session, rows, folds, held_out)
+    return coefficients, held_out, fold_scores(session, rows, folds, held_out)
 
 
 def _trees_pay(problem: Problem, rows: np.ndarray) -> bool:
@@ -134,13 +142,17 @@ def _trees_pay(problem: Problem, rows: np.ndarray) -> bool:
     return True
 
 
-def _held_out_tree_scores(base: np.ndarray, problem: Problem, rows: np.ndarray) -> np.ndarray:
-    scores = np.empty((len(rows), 1))
-    folds = problem.folds[rows]
-    for fold in np.unique(folds):
-        inside = folds == fold
-        scores[inside] = _tree_scores(_grow(problem, base, rows, ~inside), base[inside])
-    return scores
+def _held_out_trees(
+    base: np.ndarray, problem: Problem, rows: np.ndarray
+) -> tuple[list[Any], np.ndarray]:
+    """Trees without each fold, and their scores of it."""
+    scores, grown = np.empty((len(rows), 1)), []
+    for fold in range(problem.n_folds):
+        inside = problem.folds[rows] == fold
+        grown.append(_grow(problem, base, rows, ~inside))
+        if inside.any():
+            scores[inside] = _tree_scores(grown[-1], base[inside])
+    return grown, scores
 
 
 def _grow(problem: Problem, base: np.ndarray, rows: np.ndarray, part: Any) -> Any:

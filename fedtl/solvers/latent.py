@@ -178,7 +178,7 @@ def train(
     LatentModel
         The active party's part; the other parties keep theirs.
     """
-    plan, head, known = training.plan, training.head, training.known
+    plan, head = training.plan, training.head
     own = LocalTraining(
         coalition.session,
         plan,
@@ -268,7 +268,7 @@ def _stack(latents: Sequence[torch.Tensor], known: np.ndarray) -> torch.Tensor:
     for party, z in enumerate(latents):
         if not known[:, party].all():
             rows = torch.from_numpy(np.flatnonzero(known[:, party]))
-            z = z.new_zeros(members, len(known), components).index_copy(1, rows, z)  # noqa: PLW2901
+            z = z.new_zeros(members, len(known), components).index_copy(1, rows, z)
         stacked.append(z)
     return torch.stack(stacked, dim=2)
 

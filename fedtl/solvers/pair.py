@@ -4,7 +4,8 @@ The joint model is an average over three ways of posing the regression: what the
 over; the target itself with the anchor's score as one more column; the target from the other
 party's columns alone. The last is also that party's own model, for rows that only it knows. Where
 shared rows without labels outnumber those with labels, both averages also hold a model on the
-canonical directions of the two parties. Penalties and families are weighted by held-out error.
+canonical directions of the two parties, and the other party's own model a student of the joint
+one. Penalties and families are weighted by held-out error.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import numpy as np
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
 from fedtl.learning.canonical import canonical_directions, whitening
-from fedtl.learning.ridge import Averaged, Family, Moments, solve, target_squares
+from fedtl.learning.ridge import Averaged, Family, Moments, Path, solve, target_squares
 from fedtl.parties import Session
 from fedtl.protocols.moments import ask_moments, ask_scores, fold_moments, fold_scores
 from fedtl.solvers.anchor import Anchor
 from fedtl.solvers.coalition import Coalition
+from fedtl.solvers.distillation import distil
+from fedtl.solvers.linear import Linear
 from fedtl.solvers.problem import ACTIVE, Problem
 
 _ANCHOR_SCALE = 3.0
@@ -33,9 +36,9 @@ class Pair:
 
     Parameters
     ----------
-    joint : _Linear or None
+    joint : Linear or None
         The joint model; None where too few labelled rows are known to both.
-    alone : _Linear
+    alone : Linear
         The other party's own model.
     directions : ndarray of shape (1 + width, n_directions), dtype float64
         The active party's canonical directions, constant first.
@@ -48,6 +51,12 @@ class Pair:
     directions: np.ndarray
     held_out_joint: np.ndarray
     held_out_alone: np.ndarray
+
+    def without_evidence(self) -> Pair:
+        """Return what serves new rows: held-out scores and models are left out."""
+        nothing = self.held_out_alone[:0]
+        joint = None if self.joint is None else self.joint.without_folds()
+        return Pair(joint, self.alone.without_folds(), self.directions, nothing, nothing)
 
     def split(
         self, partial: np.ndarray, anchor: np.ndarray, directions: np.ndarray
@@ -78,34 +87,6 @@ class Pair:
             partial[:, :n_outputs] + own @ self.joint.own + self.joint.constant,
             partial[:, n_outputs:],
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Linear:
-    """A linear model on another party's columns and some of the active party's.
-
-    Parameters
-    ----------
-    other : ndarray of shape (1 + width, n_outputs), dtype float64
-        On the other party's columns, a constant one first.
-    other_held_out : ndarray of shape (n_folds, 1 + width, n_outputs), dtype float64
-        The same, solved without each fold.
-    own : ndarray of shape (n_own, n_outputs), dtype float64
-        On the active party's columns: the anchor's scores, then its canonical directions.
-    own_held_out : ndarray of shape (n_folds, n_own, n_outputs), dtype float64
-        The same, solved without each fold.
-    constant : ndarray of shape (n_outputs,), dtype float64
-        Added at the active party.
-    constant_held_out : ndarray of shape (n_folds, n_outputs), dtype float64
-        The same, solved without each fold.
-    """
-
-    other: np.ndarray
-    other_held_out: np.ndarray
-    own: np.ndarray
-    own_held_out: np.ndarray
-    constant: np.ndarray
-    constant_held_out: np.ndarray
 
 
 def fit_pair(coalition: Coalition, party: int, problem: Problem, anchor: Anchor) -> Pair:
@@ -149,7 +130,19 @@ def fit_pair(coalition: Coalition, party: int, problem: Problem, anchor: Anchor)
         alone_moments = moments if len(shared_rows) == len(alone_rows) else None
     if alone_moments is None:
         alone_moments = _ask(channel, name, problem, alone_rows, np.empty((len(alone_rows), 0)))
-    alone = _solve_alone(alone_moments, problem.n_outputs, other_map)
+    students: list[Path] = []
+    if joint is not None and len(other_map):
+        centered = alone_moments.centered()
+        students = distil(
+            coalition,
+            party,
+            problem,
+            anchor=anchor,
+            joint=joint,
+            directions=own_map,
+            labeled=centered,
+        )
+    alone = _solve_alone(alone_moments, problem.n_outputs, other_map, students)
     models = [alone] if joint is None else [joint, alone]
     scores = ask_scores(
         channel,
@@ -220,8 +213,10 @@ def _ask(
     return Moments(gram, cross, square[:, 1:, 1:])
 
 
-def _solve_alone(moments: Moments, n_outputs: int, other_map: np.ndarray) -> Linear:
-    """The other party's own model: its encoding, or its canonical directions."""
+def _solve_alone(
+    moments: Moments, n_outputs: int, other_map: np.ndarray, students: list[Path]
+) -> Linear:
+    """The other party's own model: its encoding, its canonical directions, or its student."""
     width = moments.gram.shape[1] - 1
     moments = Moments(
         moments.gram, moments.cross[:, :, :n_outputs], moments.square[:, :n_outputs, :n_outputs]
@@ -231,7 +226,7 @@ def _solve_alone(moments: Moments, n_outputs: int, other_map: np.ndarray) -> Lin
     moments, mixing = _with_directions(moments, width, other_map)
     if mixing.shape[1]:
         families.append(Family(np.arange(1 + width, 1 + width + mixing.shape[1]), no_offset))
-    averaged = solve(moments.centered(), families, n_outputs)
+    averaged = solve(moments.centered(), families, n_outputs, students)
     column_mean, target_mean = moments.means()
     full, held_out = averaged.with_constant(column_mean, target_mean)
     nothing = np.empty((len(held_out), 0, n_outputs))

@@ -58,6 +58,16 @@ class Experts:
         """Return the scores that are to be had when these parties know a row.
 
         The one that serves the subset best without further learning comes first.
+
+        Parameters
+        ----------
+        subset : tuple of int
+            The parties.
+
+        Returns
+        -------
+        list of ndarray of shape (n_rows, n_outputs)
+            Scores.
         """
         others = [p - 1 for p in subset if p != ACTIVE]
         joint = [self.joint[p] for p in others] if ACTIVE in subset else []
@@ -141,6 +151,16 @@ def subsets_to_serve(known: np.ndarray) -> list[Subset]:
     All of them for up to six parties; beyond that those seen in training, those of one party,
     and those that lack one party. A row known to another subset is served by the largest of
     these that it contains.
+
+    Parameters
+    ----------
+    known : ndarray of shape (n_rows, n_parties), dtype bool
+        Who knows which training row.
+
+    Returns
+    -------
+    list of tuple of int
+        Subsets, smaller ones first.
     """
     n_parties = known.shape[1]
     parties = range(n_parties)
@@ -215,9 +235,9 @@ class Decisions:
             subset,
             stack,
             calibration,
-            linear_share=shares.pop("linear", 0.0),
-            network_share=shares.pop("network", 0.0),
-            single_shares=shares,
+            linear_share=shares.get("linear", 0.0),
+            network_share=shares.get("network", 0.0),
+            single_shares={p: share for p, share in shares.items() if isinstance(p, int)},
             trust=trust,
             evidence=self._evidence(subset, rows, served),
         )

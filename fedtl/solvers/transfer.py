@@ -177,6 +177,27 @@ class TransferModel:
             encoded_rows = rows.latents(self.session, self.latent.encoder)
         return Seen(rows.known, Experts(anchor, joint, alone), encoded_rows)
 
+    def party_scores(self, seen: Seen) -> np.ndarray:
+        """Return the scores of each party's own linear model.
+
+        Parameters
+        ----------
+        seen : Seen
+            The rows.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_parties * n_outputs), dtype float64
+            Less the mean target; zero where a party does not know the row.
+        """
+        own = [seen.experts.anchor, *seen.experts.alone]
+        parts = [
+            np.where(seen.known[:, [party]], score - self.prior, 0.0)
+            for party, score in enumerate(own)
+            if score is not None
+        ]
+        return np.hstack(parts)
+
     def groups(self, known: np.ndarray) -> Iterator[tuple[Served | None, np.ndarray]]:
         """Group rows by the model that serves them: None for rows that nobody knows."""
         patterns, index = np.unique(known, axis=0, return_inverse=True)
@@ -293,12 +314,8 @@ def fit_transfer(
         model.served = _decide_all(model, coalition, problem, settings.solver)
     coalition.end()
     # Held-out scores of training rows were needed for the evidence only.
-    nothing = anchor.held_out[:0]
-    model.anchor = replace(anchor, held_out=nothing)
-    model.pairs = [
-        None if p is None else replace(p, held_out_joint=nothing, held_out_alone=nothing)
-        for p in pairs
-    ]
+    model.anchor = replace(anchor, held_out=anchor.held_out[:0], without=[])
+    model.pairs = [None if pair is None else pair.without_evidence() for pair in pairs]
     return model
 
 

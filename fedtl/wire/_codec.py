@@ -100,7 +100,7 @@ def decode(data: bytes, limits: Limits | None = None) -> Message:
     _check_limits(data, limits or Limits())
     try:
         metadata = _metadata(data)
-        parts = dict(safetensors.deserialize(data))
+        parts = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise WireError(f"no message: {error}") from None
     cls = lookup(metadata["kind"])
@@ -158,7 +158,7 @@ def _metadata(data: bytes) -> dict[str, Any]:
         well_formed = False
     if not well_formed:
         raise ValueError("metadata is missing or malformed")
-    return metadata  # type: ignore[no-any-return]
+    return metadata
 
 
 def _array(part: dict[str, Any]) -> np.ndarray:

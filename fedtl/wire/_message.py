@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import (
     Annotated,
@@ -98,6 +99,16 @@ def message(kind: str) -> Callable[[type[M]], type[M]]:
 def lookup(kind: str) -> type[Message]:
     """Return the class that was declared for `kind`.
 
+    Parameters
+    ----------
+    kind : str
+        Name and version of a message.
+
+    Returns
+    -------
+    type
+        Its class.
+
     Raises
     ------
     WireError
@@ -111,6 +122,11 @@ def lookup(kind: str) -> type[Message]:
 
 def check(sent: Message) -> None:
     """Hold a message against its declared schema.
+
+    Parameters
+    ----------
+    sent : Message
+        Any declared message.
 
     Raises
     ------
@@ -127,7 +143,7 @@ def check(sent: Message) -> None:
                 f"{sent.kind}: field {name!r} must be {declared.__name__}, "
                 f"got {type(value).__name__}"
             )
-        elif declared is float and not np.isfinite(value):
+        elif isinstance(value, float) and not math.isfinite(value):
             raise WireError(f"{sent.kind}: field {name!r} is not finite")
 
 
@@ -151,7 +167,7 @@ def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
 
 def _declared(kind: str, name: str, hint: Any) -> type | Tensor:
     if hint in _SCALARS:
-        return hint  # type: ignore[no-any-return]
+        return hint
     if get_origin(hint) is Annotated:
         for extra in get_args(hint)[1:]:
             if isinstance(extra, Tensor):

@@ -20,7 +20,11 @@ def test_an_array_of_numbers_is_numbers():
 
 def test_an_object_column_is_numbers_if_all_its_values_are():
     array = np.array(
-        [[1, "a", None, 1.5, True], [np.float32(2), "b", "x", None, pd.NA], [None, 1, "y", 2, False]],
+        [
+            [1, "a", None, 1.5, True],
+            [np.float32(2), "b", "x", None, pd.NA],
+            [None, 1, "y", 2, False],
+        ],
         dtype=object,
     )
     columns = as_columns(array)

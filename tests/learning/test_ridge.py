@@ -31,7 +31,9 @@ def centred(values):
 
 def assert_same_moments(one, other):
     for name in ("gram", "cross", "square"):
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(one, name), getattr(other, name), atol=1e-8, err_msg=name
+        )
 
 
 def test_moments_are_weighted_sums_of_products_over_each_fold():
@@ -65,9 +67,7 @@ def test_combinations_of_columns_are_as_if_they_had_been_appended_to_the_rows():
     mixing = RNG.normal(size=(WIDTH, 3))
     appended = moments_of(np.hstack([X, X @ mixing]), TARGETS, FOLD, WEIGHT, FOLDS)
     assert_same_moments(MOMENTS.with_combinations(mixing), appended)
-    assert_same_moments(
-        MOMENTS.centered().with_combinations(mixing), appended.centered()
-    )
+    assert_same_moments(MOMENTS.centered().with_combinations(mixing), appended.centered())
 
 
 ANCHORED = np.vstack([np.zeros((OUTPUTS, OUTPUTS)), np.diag([1.0, 0.7])])
@@ -94,12 +94,17 @@ def ridge_path(family, train, test):
 def explicit(families):
     """Average explicit ridge regressions over families and penalties, fold by fold."""
     everything, nothing = np.full(N, True), np.full(N, False)
-    errors = np.array(
-        [
-            np.sum([ridge_path(f, fold != FOLD, fold == FOLD)[1] for fold in range(FOLDS)], axis=0)
-            for f in families
-        ]
-    ) / WEIGHT.sum()
+    errors = (
+        np.array(
+            [
+                np.sum(
+                    [ridge_path(f, fold != FOLD, fold == FOLD)[1] for fold in range(FOLDS)], axis=0
+                )
+                for f in families
+            ]
+        )
+        / WEIGHT.sum()
+    )
     weights = np.exp(-WEIGHT.sum() * (errors - errors.min()) / (2.0 * errors.min()))
     weights /= weights.sum()
 
@@ -122,6 +127,24 @@ def test_the_average_is_that_of_explicit_ridge_regressions_on_the_rows(families)
     np.testing.assert_allclose(solved.held_out, held_out, atol=1e-8)
     offset = sum(w.sum() * f.offset for w, f in zip(weights, families, strict=True))
     np.testing.assert_allclose(solved.offset, offset, atol=1e-8)
+
+
+def test_a_family_that_was_solved_elsewhere_joins_the_average():
+    from fedtl.learning.ridge import Path
+
+    other = FAMILIES[1]
+    nothing = np.full(N, False)
+    folds = [ridge_path(other, fold != FOLD, fold == FOLD) for fold in range(FOLDS)]
+    path = Path(
+        other,
+        ridge_path(other, ~nothing, nothing)[0],
+        np.array([solved for solved, _ in folds]),
+        np.sum([errors for _, errors in folds], axis=0),
+    )
+    one = solve(MOMENTS.centered(), FAMILIES[:1], OUTPUTS, more=[path])
+    both = solve(MOMENTS.centered(), FAMILIES, OUTPUTS)
+    for name in ("coefficients", "held_out", "offset", "weights", "error"):
+        np.testing.assert_allclose(getattr(one, name), getattr(both, name), atol=1e-8)
 
 
 @pytest.mark.parametrize("penalty", range(len(PENALTIES)), ids=lambda i: f"{PENALTIES[i]:g}")
@@ -193,7 +216,9 @@ def test_columns_without_variance_and_a_perfect_fit_do_no_harm():
 
 
 def test_no_weight_at_all_gives_finite_coefficients():
-    nothing = Moments(*(np.zeros_like(part) for part in (MOMENTS.gram, MOMENTS.cross, MOMENTS.square)))
+    nothing = Moments(
+        *(np.zeros_like(part) for part in (MOMENTS.gram, MOMENTS.cross, MOMENTS.square))
+    )
     solved = solve(nothing.centered(), FAMILIES[:1], OUTPUTS)
     assert not solved.coefficients.any()
     np.testing.assert_allclose(solved.weights.sum(), 1.0)

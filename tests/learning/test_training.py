@@ -69,7 +69,7 @@ def test_steps_beyond_the_schedule_stay_at_the_last_rate():
 def test_what_is_frozen_is_not_even_decayed():
     free, frozen = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3), requires_grad=False)
     schedule = Schedule([([free, frozen], 0.1)], 2)
-    free.grad = torch.zeros(3)
+    free.grad, frozen.grad = torch.zeros(3), torch.ones(3)
     schedule.step()
     assert torch.equal(frozen, torch.ones(3))
     assert (free < 1).all()

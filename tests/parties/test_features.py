@@ -339,7 +339,10 @@ def test_patterns_say_which_parameters_are_frozen_in_the_copy_and_none_in_the_or
 ):
     module = network().train()
     module[0].bias.requires_grad_(False)
-    state, grads = copy.deepcopy(module.state_dict()), [p.requires_grad for p in module.parameters()]
+    state, grads = (
+        copy.deepcopy(module.state_dict()),
+        [p.requires_grad for p in module.parameters()],
+    )
     features = LocalFeatures("shop", Encoder(module, frozen=frozen)).fit(BLOCK, 8, 0)
     left = [name for name, p in features.module_.named_parameters() if p.requires_grad]
     assert left == trained

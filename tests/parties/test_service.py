@@ -109,8 +109,10 @@ def test_a_protocol_that_the_policy_does_not_name_is_refused(protocol, request_)
     # With only this protocol allowed the request may still be unanswerable, but is not refused.
     try:
         service(Policy(protocols=frozenset({protocol}))).answer(request_)
-    except PartyError as error:
-        assert type(error) is PartyError
+    except PolicyRefusal:
+        pytest.fail("refused a protocol that the policy names")
+    except PartyError:
+        pass
 
 
 def test_without_a_policy_every_protocol_is_answered():
@@ -132,7 +134,7 @@ def test_without_a_policy_every_protocol_is_answered():
 
 def test_a_sum_over_too_few_rows_is_refused_and_over_enough_is_not():
     party = opened(service(Policy(min_rows=5)))
-    with pytest.raises(PolicyRefusal, match="'shop': a sum over 4 rows .* answers from 5 on"):
+    with pytest.raises(PolicyRefusal, match=r"'shop': a sum over 4 rows .* answers from 5 on"):
         party.answer(moments_request(KNOWN[:4], n_folds=1))
     party.answer(moments_request(KNOWN[:5], n_folds=1))
 
@@ -170,7 +172,7 @@ def test_fits_are_counted_over_all_sessions():
 def test_predicted_rows_are_counted_and_a_refused_request_costs_nothing():
     party = opened(service(Policy(max_predicted_rows=10)))
     party.answer(predict_request(6))
-    with pytest.raises(PolicyRefusal, match="'shop': .*10 predicted rows; 6 are used and 5 more"):
+    with pytest.raises(PolicyRefusal, match=r"'shop': .*10 predicted rows; 6 are used and 5 more"):
         party.answer(predict_request(5))
     party.answer(predict_request(4))
     with pytest.raises(PolicyRefusal, match="10 are used and 1 more"):
@@ -260,7 +262,7 @@ class Stranger(Message):
 
 
 def test_a_message_of_no_known_protocol_is_refused():
-    with pytest.raises(PartyError, match="'shop': does not understand .*'test.stranger/1'"):
+    with pytest.raises(PartyError, match=r"'shop': does not understand .*'test\.stranger/1'"):
         service().answer(Stranger())
     with pytest.raises(PartyError, match=r"'session\.opened/1'"):
         service().answer(session.Opened(known=np.ones(1, bool)))
@@ -304,7 +306,10 @@ def network():
 def test_fine_tuning_changes_copies_only_and_frozen_parameters_not_even_there(frozen, kept):
     module = network()
     module[3].bias.requires_grad_(False)
-    state, grads = copy.deepcopy(module.state_dict()), [p.requires_grad for p in module.parameters()]
+    state, grads = (
+        copy.deepcopy(module.state_dict()),
+        [p.requires_grad for p in module.parameters()],
+    )
     party = opened(service(encoder=Encoder(module, frozen=frozen, lr=0.01)))
     party.answer(begin_request(local_updates=2))
     for _ in range(3):

@@ -70,15 +70,11 @@ def arrays_of(draw, schema):
         dtype, elements = np.dtype(declared.dtype), {}
         if dtype.kind == "f":
             elements = {"allow_nan": not declared.finite, "allow_infinity": not declared.finite}
-        values[name] = draw(
-            hnp.arrays(dtype, shape, elements=hnp.from_dtype(dtype, **elements))
-        )
+        values[name] = draw(hnp.arrays(dtype, shape, elements=hnp.from_dtype(dtype, **elements)))
     return schema(**values)
 
 
-messages = st.one_of(
-    st.just(Nothing()), scalars, arrays_of(OneOfEach), arrays_of(AnyFloat)
-)
+messages = st.one_of(st.just(Nothing()), scalars, arrays_of(OneOfEach), arrays_of(AnyFloat))
 
 
 def assert_same(one, other):
@@ -136,7 +132,7 @@ def test_the_layout_of_an_array_in_memory_does_not_show(value):
 
 
 def test_extreme_values_survive():
-    sent = Scalars(count=-(2**63), ratio=5e-324, flag=False, text="\0\ud800\U0010ffff\"\\ä")
+    sent = Scalars(count=-(2**63), ratio=5e-324, flag=False, text='\0\ud800\U0010ffff"\\ä')
     assert_same(decode(encode(sent)), sent)
     info = np.finfo(np.float64)
     x = np.array([[info.max, info.tiny, -0.0, np.inf, -np.inf, np.nan, 5e-324]])

@@ -218,7 +218,9 @@ def test_a_missing_tensor_is_refused(name):
             rest["data_offsets"] = [0, 50 - (lost[1] - lost[0])]
 
     body = DATA[8 + HEADER :]
-    refused(forged(leave_out, body=body[2:] if name == "known" else body[:2]), "expected the fields")
+    refused(
+        forged(leave_out, body=body[2:] if name == "known" else body[:2]), "expected the fields"
+    )
 
 
 def empty_table(shape):
