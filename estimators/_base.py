@@ -148,7 +148,8 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
 
     def _open(self, X: Any) -> tuple[list[Party], SimulatedParties]:
         """Find the parties in X and give all but the first a service."""
-        parties = resolve_parties(self.parties, X)
+        reserved = frozenset(self.get_params(deep=False))
+        parties = resolve_parties(self.parties, X, reserved)
         recipes = {party.name: party.encoder for party in parties[1:]}
         return parties, (self.federation or Simulation()).parties(recipes, ANSWERS)
 

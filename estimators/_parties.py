@@ -75,7 +75,7 @@ def as_table(X: Any, *, ensure_min_samples: int = 1) -> Any:
     return X if X.dtype.kind in "fiubO" else X.astype(object)
 
 
-def resolve_parties(parties: Any, X: Any) -> list[Party]:
+def resolve_parties(parties: Any, X: Any, reserved: frozenset[str] = frozenset()) -> list[Party]:
     """Find each party's columns.
 
     Parameters
@@ -84,6 +84,8 @@ def resolve_parties(parties: Any, X: Any) -> list[Party]:
         As a user gives them; None is one party with all columns.
     X : ndarray or dataframe of shape (n_rows, n_columns)
         Training data.
+    reserved : frozenset of str, optional
+        Names that a party must not have.
 
     Returns
     -------
@@ -100,7 +102,7 @@ def resolve_parties(parties: Any, X: Any) -> list[Party]:
         return [Party("all", Encoder(), tuple(range(n_columns)))]
     specs = _as_specs(parties)
     names = [name for name, _, _ in specs]
-    _check_names(names)
+    _check_names(names, reserved)
     resolved = [
         Party(name, encoder, _columns(name, columns, X)) for name, encoder, columns in specs
     ]
@@ -137,25 +139,29 @@ def _as_specs(parties: Any) -> list[tuple[str, Encoder, Any]]:
     return specs
 
 
-def _check_names(names: list[str]) -> None:
+def _check_names(names: list[str], reserved: frozenset[str]) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ValueError(f"parties have the same name: {repeated}")
     for name in names:
         if not name or "__" in name:
             raise ValueError(f"party name {name!r} must not be empty or contain '__'")
+        if name in reserved:
+            raise ValueError(f"party name {name!r} is a parameter of the estimator; choose another")
 
 
 def _columns(name: str, columns: Any, X: Any) -> tuple[int, ...]:
     if callable(columns):
         columns = columns(X)
+    if isinstance(columns, slice) and columns == slice(None):
+        columns = list(range(X.shape[1]))
     try:
         found = [int(c) for c in np.atleast_1d(_get_column_indices(X, columns))]
     except (ValueError, IndexError, KeyError) as error:
         hint = ""
         if "dataframe" in str(error).lower():
             hint = (
-                ". X has no column names: an earlier step dropped them; give that step "
+                " X has no column names: an earlier step dropped them; give that step "
                 ".set_output(transform='pandas'), or give columns by position"
             )
         raise ValueError(f"party {name!r}: {error}{hint}") from error

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from fedtl.estimators._base import FederatedEstimator, batch_rows, channels_to
 from fedtl.exceptions import UnknownRowsWarning
 from fedtl.federation import Ledger
+from fedtl.learning.threads import one_thread
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.problem import ACTIVE
 from fedtl.solvers.projection import fit_projection
@@ -131,7 +132,7 @@ class FederatedProjector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fede
         ValueError
             If X or the parties' columns cannot be used; a PartyError names the party.
         """
-        with self._unchanged_on_failure():
+        with self._unchanged_on_failure(), one_thread():
             X = self._read(X, reset=True)
             ledger, seed = Ledger(), self._seed()
             parties, services = self._open(X)

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import assert_all_finite, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from fedtl.estimators._transfer_base import FederatedTransfer
-from fedtl.learning.targets import is_missing
 
 
 class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
@@ -135,12 +134,7 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         self, y: np.ndarray, labeled: np.ndarray, weight: np.ndarray, classes: Any
     ) -> np.ndarray:
         known = y[labeled]
-        if known.dtype.kind == "f":
-            assert_all_finite(known, input_name="y")
-        elif known.dtype == object and is_missing(known).any():
-            raise ValueError(
-                "Input y contains NaN; mark unlabelled rows by the parameter unlabeled"
-            )
+        self._check_present(known)
         check_classification_targets(known)
         found = np.unique(known)
         if classes is not None:
@@ -251,9 +245,9 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
     def _learn_target(
         self, y: np.ndarray, labeled: np.ndarray, weight: np.ndarray, classes: Any
     ) -> np.ndarray:
+        self._check_present(y[labeled])
         values = np.zeros(len(y))
         values[labeled] = np.asarray(y[labeled], dtype=np.float64)
-        assert_all_finite(values, input_name="y")
         if not (self.warm_start and hasattr(self, "target_mean_")):
             own, w = values[labeled], weight[labeled]
             self.target_mean_ = float(np.average(own, weights=w))

@@ -27,7 +27,8 @@ from fedtl.exceptions import UnknownRowsWarning
 from fedtl.federation import Ledger
 from fedtl.federation._simulation import SimulatedParties
 from fedtl.inspection import FederationReport
-from fedtl.learning.targets import is_unlabeled
+from fedtl.learning.targets import is_missing, is_unlabeled
+from fedtl.learning.threads import one_thread
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.problem import ACTIVE, Problem
 from fedtl.solvers.transfer import (
@@ -185,6 +186,10 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
 
     def _learn(self, data: _Data, *, resume: bool) -> None:
         """Run the federated fit and, when it has succeeded, keep it."""
+        with one_thread():
+            self._fit_parties(data, resume=resume)
+
+    def _fit_parties(self, data: _Data, *, resume: bool) -> None:
         timer, ledger, seed = Timer(), Ledger(), self._seed()
         parties, services = self._open(data.X)
         name, previous = self._session_name(), None
@@ -226,6 +231,19 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         self.report_ = FederationReport.of_fit(names, model, problem, ledger, timer.seconds)
         end()
 
+    def _check_present(self, y: np.ndarray) -> None:
+        """Refuse targets that are missing or infinite."""
+        missing = is_missing(y).any() if y.dtype == object else False
+        if y.dtype.kind == "f":
+            missing = np.isnan(y).any()
+            if np.isinf(y).any():
+                raise ValueError("Input y contains infinity; give every labelled row a number")
+        if missing:
+            raise ValueError(
+                "Input y contains NaN; if that marks rows without a label, say so by the "
+                "parameter unlabeled, as unlabeled=float('nan')"
+            )
+
     def _check_labels(self, known: np.ndarray, labeled: np.ndarray, active: str) -> None:
         rows = int((known[:, ACTIVE] & labeled).sum())
         if rows < 2:
@@ -249,7 +267,8 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         X = self._read(X, reset=False)
         table, channels = _channels(self.parties_, self.services_, X, self.ledger_)
         coalition = Coalition(self.model_.name, table, self.model_.session, channels)
-        return self.model_.see(coalition, scores=scores, latents=latents)
+        with one_thread():
+            return self.model_.see(coalition, scores=scores, latents=latents)
 
     def _scores(self, X: Any) -> np.ndarray:
         """Score rows on the scale of the target: (n_rows, n_outputs)."""

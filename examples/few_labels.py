@@ -4,8 +4,9 @@ Few labels, many shared rows
 
 Two parties have measured the same digits, one by Fourier coefficients and one by Zernike moments.
 Every digit is known to both, but only 50 are labelled. What the two views have in common can be
-found without labels: canonical directions of the unlabelled rows become one more candidate model,
-which is averaged with the others by held-out error and never forced.
+found without labels (canonical directions), and what the joint model says of unlabelled rows can
+teach a model of one view. These are further candidates, averaged with the others by held-out error
+and never forced.
 
 The data are UCI's Multiple Features. They are read from the directory that the environment
 variable ``FEDTL_DATA`` names, or else from the UCI repository.
@@ -106,8 +107,9 @@ print(f"accuracy {result.mean():.3f} ± {result.std():.3f}")
 # What crossed for it
 # -------------------
 #
-# The canonical directions need one more exchange of moments: with the active party's principal
-# components in place of labels. The report counts it.
+# Unlabelled rows need further exchanges of moments: with the active party's principal components in
+# place of labels for the canonical directions, and with the joint model's scores in place of labels
+# for the model that learns from these. The report counts them.
 
 frame = clf.report_.to_frame("messages")
 print(frame[frame["kind"].str.startswith("moments")].to_string(index=False))

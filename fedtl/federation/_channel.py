@@ -76,5 +76,7 @@ class InProcessChannel:
             self._ledger.add(self.name, direction, sent.kind, len(data))
             return decode(data, self._service.policy.limits)
         check(sent)
-        self._ledger.add(self.name, direction, sent.kind, encoded_size(sent))
+        n_bytes = encoded_size(sent)
+        self._service.policy.limits.allow(n_bytes)
+        self._ledger.add(self.name, direction, sent.kind, n_bytes)
         return sent

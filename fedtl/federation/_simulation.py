@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedtl.federation._channel import InProcessChannel
 from fedtl.federation._ledger import Ledger
-from fedtl.parties import Answer, PartyService, Policy, Recipe, Table
+from fedtl.parties import Answer, PartyService, Policy, Recipe, Table, Usage
 
 
 class Simulation:
@@ -22,7 +23,8 @@ class Simulation:
         Encode and decode every message, as between machines. The model is the same; it shows
         that nothing crosses but declared messages, and costs a little time.
     policies : mapping of str to Policy, optional
-        The policy of a party by its name; parties that are not named answer everything.
+        The policy of a party by its name; parties that are not named answer everything. Quotas
+        count over all fits that use this object in one process, clones of estimators included.
 
     Examples
     --------
@@ -37,6 +39,12 @@ class Simulation:
     ) -> None:
         self.serialize = serialize
         self.policies = policies
+        self._usage: defaultdict[str, Usage] = defaultdict(Usage)
+
+    def __sklearn_clone__(self) -> Simulation:
+        # A federation is not a parameter to be copied: the quotas of its parties count over all
+        # estimators that use it, over a cross-validation, say.
+        return self
 
     def parties(
         self, recipes: Mapping[str, Recipe], answers: Mapping[str, tuple[str, Answer]]
@@ -69,7 +77,14 @@ class Simulation:
             )
         return SimulatedParties(
             [
-                PartyService(name, Table(()), recipe, answers, policies.get(name))
+                PartyService(
+                    name,
+                    Table(()),
+                    recipe,
+                    answers,
+                    policy=policies.get(name),
+                    usage=self._usage[name],
+                )
                 for name, recipe in recipes.items()
             ],
             self.serialize,

@@ -275,7 +275,11 @@ class PartyContributionDisplay:
         if not hasattr(estimator, "report_"):
             raise TypeError(f"{type(estimator).__name__} has no report_ of a federated fit")
         report = estimator.report_
-        rows = [row for row in report.subsets if np.isfinite(row["gain_high"] - row["gain_low"])]
+        rows = [
+            row
+            for row in report.largest_subsets(16)
+            if np.isfinite(row["gain_high"] - row["gain_low"])
+        ]
         if not rows:
             raise ValueError(
                 "no subset of the parties has held-out rows to compare it with the active party "

@@ -13,6 +13,7 @@ from fedtl.solvers.problem import ACTIVE, Problem
 from fedtl.solvers.subsets import Served
 from fedtl.solvers.transfer import TransferModel
 
+_MOST_SHOWN = 16
 _METRICS = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "r2"}
 
 
@@ -34,8 +35,8 @@ class FederationReport:
         Exchanges with each other party that had to wait for one another.
     seconds : dict of str to float
         Seconds by phase.
-    rows : dict of str to int
-        Rows that each party knows, and how many of them are labelled.
+    rows : dict of str to dict of str to int
+        For each party the rows that it knows, and how many of them are labelled and shared.
     """
 
     parties: tuple[str, ...]
@@ -108,6 +109,26 @@ class FederationReport:
         """Encoded bytes in both directions."""
         return sum(row["bytes"] for row in self.messages)
 
+    def largest_subsets(self, most: int) -> list[dict[str, Any]]:
+        """Return the records of single parties and of the largest subsets.
+
+        Parameters
+        ----------
+        most : int
+            How many records at most.
+
+        Returns
+        -------
+        list of dict
+            In the order of :attr:`subsets`.
+        """
+        if len(self.subsets) <= most:
+            return self.subsets
+        singles = [i for i, row in enumerate(self.subsets) if len(row["members"]) == 1]
+        rest = sorted(set(range(len(self.subsets))) - set(singles))
+        kept = {*singles[:most], *rest[len(rest) - max(most - len(singles), 0) :]}
+        return [self.subsets[i] for i in sorted(kept)]
+
     def to_frame(self, table: str = "subsets") -> Any:
         """Return one of the report's tables.
 
@@ -117,8 +138,8 @@ class FederationReport:
             Which one. The table of subsets has, for each subset of parties: the labelled rows
             that the evidence rests on, the held-out score of the federated model and of the
             active party alone on the same rows, the relative reduction of squared error with
-            its 95 % interval, the weight of the networks, and how far the guard trusts the
-            joint model, from 0 to 1.
+            its 95 % interval, the weights of the linear model, of the networks and of what
+            serves single parties, and how far the guard trusts the joint model, from 0 to 1.
 
         Returns
         -------
@@ -143,6 +164,9 @@ class FederationReport:
                 f"{counts['shared']:,} known to {self.parties[0]}"
             )
         lines += ["", _text_table(*self._subset_table())]
+        hidden = len(self.subsets) - len(self.largest_subsets(_MOST_SHOWN))
+        if hidden:
+            lines.append(f"  and {hidden} smaller subsets, in to_frame()")
         lines += [
             "",
             f"Border: {self.rounds} rounds, {self.n_messages} messages, {self.n_bytes:,} bytes",
@@ -175,6 +199,7 @@ class FederationReport:
             "network",
             "decision",
         ]
+        shown = self.largest_subsets(_MOST_SHOWN)
         body = [
             [
                 row["parties"],
@@ -185,7 +210,7 @@ class FederationReport:
                 f"{row['network_share']:.2f}",
                 row["decision"],
             ]
-            for row in self.subsets
+            for row in shown
         ]
         return header, body
 
@@ -209,6 +234,7 @@ def _subset_record(parties: list[str], served: Served) -> dict[str, Any]:
     gain = evidence.gain
     return {
         "parties": " + ".join(parties[p] for p in served.parties),
+        "members": tuple(parties[p] for p in served.parties),
         "n_rows": evidence.n_rows,
         "score": evidence.score,
         "score_alone": evidence.score_alone,
@@ -233,7 +259,7 @@ def _decision(parties: list[str], served: Served) -> str:
         return f"served by the columns of {parties[served.parties[0]]}"
     if ACTIVE not in served.parties:
         return "joint model: the active party knows nothing of these rows to guard it by"
-    if served.trust >= 1.0:
+    if served.trust >= 0.995:
         return "joint model: its held-out gain is beyond four standard errors"
     if served.trust <= 0.0:
         return "kept to the active party's own model: held-out rows show no gain"

@@ -111,7 +111,7 @@ class Encoding:
         # Slightly damped, so that a nearly empty bin is not blown up to unit variance.
         self.scale_ = np.where(spread > 1e-9, spread + 1e-2, np.inf)
         self.rotation_ = None
-        if len(self.mean_) > self.max_width:
+        if len(self.mean_) > self.max_width and len(columns) > 1:
             self.rotation_ = PCA(
                 min(self.max_width, len(columns)),
                 svd_solver="covariance_eigh",
@@ -120,7 +120,10 @@ class Encoding:
         return self
 
     def _fit_base(self, columns: Columns) -> None:
-        numbers, n = columns.numbers, len(columns)
+        n = len(columns)
+        # A column without any value says nothing; as a constant it drops out by itself.
+        self.empty_ = np.isnan(columns.numbers).all(axis=0)
+        numbers = np.where(self.empty_, 0.0, columns.numbers)
         self.quantiles_ = None
         # Well fewer quantiles than rows: the fitted encoding must not hold the column itself.
         if self.scaled and numbers.shape[1]:
@@ -152,10 +155,10 @@ class Encoding:
         ndarray of shape (n_rows, n_base), dtype float64
             What trees are given.
         """
-        numbers = columns.numbers
+        numbers = np.where(self.empty_, 0.0, columns.numbers)
         if self.quantiles_ is not None:
             numbers = np.clip(self.quantiles_.transform(numbers), -3.0, 3.0)
-        parts = [numbers, np.isnan(columns.numbers[:, self.with_holes_]).astype(np.float64)]
+        parts = [numbers, np.isnan(numbers[:, self.with_holes_]).astype(np.float64)]
         if self.one_hot_ is not None:
             parts.append(self.one_hot_.transform(columns.categories))
         return np.hstack(parts)

@@ -22,7 +22,8 @@ class LabeledFold:
     ----------
     cv : int, cross-validation generator or iterable, default=5
         How the labelled rows are split, as for :func:`sklearn.model_selection.cross_val_score`;
-        an int is stratified for classes.
+        an int is stratified for classes. An iterable gives positions among the labelled rows,
+        and is kept as a list where it can be gone through only once.
     unlabeled : object, default=-1
         The value of `y` that marks an unlabelled row; NaN marks NaN.
 
@@ -42,7 +43,7 @@ class LabeledFold:
     """
 
     def __init__(self, cv: Any = 5, *, unlabeled: Any = -1) -> None:
-        self.cv = cv
+        self.cv = list(cv) if isinstance(cv, Iterator) else cv
         self.unlabeled = unlabeled
 
     def split(

@@ -1,8 +1,17 @@
 """The party's side: its table, its policy, its sessions. It answers messages and never asks."""
 
 from fedtl.parties._features import LocalFeatures, Recipe
-from fedtl.parties._policy import Policy
+from fedtl.parties._policy import Policy, Usage
 from fedtl.parties._service import Answer, PartyService, Session
 from fedtl.parties._table import Table
 
-__all__ = ["Answer", "LocalFeatures", "PartyService", "Policy", "Recipe", "Session", "Table"]
+__all__ = [
+    "Answer",
+    "LocalFeatures",
+    "PartyService",
+    "Policy",
+    "Recipe",
+    "Session",
+    "Table",
+    "Usage",
+]

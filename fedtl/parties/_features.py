@@ -12,7 +12,7 @@ import torch
 from sklearn.base import clone
 
 from fedtl.exceptions import PartyError
-from fedtl.learning.columns import Columns, as_columns
+from fedtl.learning.columns import Columns, as_columns, numeric_columns
 from fedtl.learning.encoding import Encoding
 from fedtl.parties._table import Table, take_rows
 
@@ -80,6 +80,7 @@ class LocalFeatures:
             self._preprocess(lambda: self.preprocessor_.fit(own))
         self.module_ = instantiate(self.recipe.module, seed)
         self.trainable_ = freeze(self.module_, self.recipe.frozen)
+        self.numeric_: tuple[bool, ...] | None = None
         columns = self._columns(own)
         if not columns.width:
             raise PartyError(self.party, "has no columns left after preprocessing")
@@ -187,7 +188,12 @@ class LocalFeatures:
             own = self._preprocess(lambda: self.preprocessor_.transform(own))
             own = own.toarray() if hasattr(own, "toarray") else own
             own = np.asarray(own) if not hasattr(own, "columns") else own
-        columns = as_columns(own)
+        if self.numeric_ is None:
+            self.numeric_ = numeric_columns(own)
+        try:
+            columns = as_columns(own, self.numeric_)
+        except ValueError as error:
+            raise PartyError(self.party, f"its columns changed since the fit: {error}") from error
         if np.isinf(columns.numbers).any():
             raise PartyError(self.party, "its preprocessor put out infinity")
         return columns
@@ -281,7 +287,10 @@ def freeze(module: torch.nn.Module | None, frozen: Any) -> bool:
 
 
 def _known(party: str, block: Any) -> np.ndarray:
-    columns = as_columns(block)
+    try:
+        columns = as_columns(block)
+    except Exception as error:
+        raise PartyError(party, f"its columns cannot be read: {error}") from error
     if np.isinf(columns.numbers).any():
         rows = int(np.isinf(columns.numbers).any(axis=1).sum())
         raise PartyError(

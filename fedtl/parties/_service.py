@@ -79,6 +79,8 @@ class PartyService:
         For each kind of request, the name of its protocol and the function that answers it.
     policy : Policy, optional
         The bounds within which it answers.
+    usage : Usage, optional
+        What has been used of its quotas.
     """
 
     def __init__(
@@ -87,12 +89,14 @@ class PartyService:
         table: Table,
         recipe: Recipe,
         answers: Mapping[str, tuple[str, Answer]],
+        *,
         policy: Policy | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self.name, self.table, self.recipe = name, table, recipe
         self.answers = answers
         self.policy = policy or Policy()
-        self.usage = Usage()
+        self.usage = usage or Usage()
         self.sessions: dict[str, Session] = {}
 
     def answer(self, request: Message) -> Message:
@@ -183,6 +187,13 @@ class PartyService:
         PartyService
             A new service.
         """
-        view = PartyService(self.name, table, self.recipe, self.answers, self.policy)
-        view.usage, view.sessions = self.usage, self.sessions
+        view = PartyService(
+            self.name,
+            table,
+            self.recipe,
+            self.answers,
+            policy=self.policy,
+            usage=self.usage,
+        )
+        view.sessions = self.sessions
         return view

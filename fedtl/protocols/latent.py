@@ -190,6 +190,11 @@ def final_latents(channel: Channel, session: str, rows: np.ndarray) -> np.ndarra
 def answer_begin(party: PartyService, request: Begin) -> Ready:
     """Build the party's encoder and lay its rows ready."""
     session = party.session(request.session)
+    sizes = (request.members, request.n_components, request.n_exchanges, request.local_updates)
+    if session.columns is None:
+        raise PartyError(party.name, "a joint training was begun before its rows were prepared")
+    if min(sizes) < 1 or min(request.n_local_rows, request.seed) < 0 or request.lr <= 0:
+        raise PartyError(party.name, "sizes of a joint training must be positive")
     plan = Plan(
         members=request.members,
         n_components=request.n_components,

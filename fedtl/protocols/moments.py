@@ -6,7 +6,9 @@ the number of rows.
 Who learns what:
 
 - ``moments.request/1`` gives the party, for rows that both know: their fold, their weight and the
-  targets, which are made of labels and of the active party's own held-out scores. *Without
+  targets. These are the labels and the active party's own held-out scores; where unlabelled shared
+  rows outnumber labelled ones, also up to 48 principal components of the active party's columns,
+  its canonical directions, and the joint model's scores of the unlabelled rows. *Without
   protection the party sees the labels of shared rows.*
 - ``moments.reply/1`` gives the active party sums over whole folds: products of the party's
   encoded columns with each other and with the targets. No row of the party crosses.
@@ -22,6 +24,7 @@ from typing import Annotated
 
 import numpy as np
 
+from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
 from fedtl.parties import PartyService, Session
 from fedtl.wire import Message, Tensor, message
@@ -160,7 +163,12 @@ def answer_moments(party: PartyService, request: MomentsRequest) -> MomentsReply
     """Sum products over each fold, encoding a few thousand rows at a time."""
     session = party.session(request.session)
     rows = party.training_rows(session, request.rows)
-    party.policy.allow_aggregate(party.name, len(rows))
+    _check_folds(party.name, request.folds, request.n_folds)
+    for fold in np.unique(request.folds):
+        # What is summed is told for each fold; rows that are repeated or weigh nothing do not
+        # make a sum any safer.
+        summed = rows[(request.folds == fold) & (request.weight != 0)]
+        party.policy.allow_aggregate(party.name, len(np.unique(summed)))
     gram, cross = fold_moments(
         session,
         rows,
@@ -177,9 +185,21 @@ def answer_model(party: PartyService, request: Model) -> Scores:
     """Keep the coefficients and score rows with those that were solved without their fold."""
     session = party.session(request.session)
     rows = party.training_rows(session, request.rows)
+    _check_folds(party.name, request.folds, len(request.held_out))
+    if request.held_out.shape[1] != 1 + session.features.encoding_.width:
+        raise PartyError(
+            party.name,
+            f"coefficients for {request.held_out.shape[1]} columns were sent, its encoding has "
+            f"{1 + session.features.encoding_.width} with the constant",
+        )
     if request.keep:
         session.state["fitted.coefficients"] = request.coefficients
     return Scores(scores=fold_scores(session, rows, request.folds, request.held_out))
+
+
+def _check_folds(party: str, folds: np.ndarray, n_folds: int) -> None:
+    if not 1 <= n_folds <= 255 or (len(folds) and folds.max() >= n_folds):
+        raise PartyError(party, f"folds must lie below n_folds={n_folds}, which is at most 255")
 
 
 def fold_moments(

@@ -1,16 +1,20 @@
 """The local anchor: the active party's own best model on its own columns.
 
-A blend of ridge regression on the piecewise-linear encoding and of gradient-boosted trees, with
-the share that has the least held-out error. It serves the rows that only the active party knows,
-and its held-out scores are what the other parties' models start from and are judged against.
+A blend of ridge regression on the piecewise-linear encoding with a second model: gradient-boosted
+trees for two classes and real targets, multinomial logistic regression for more classes, where
+trees are slow. Its share is the one with the least held-out error. The anchor serves the rows that
+only the active party knows, and its held-out scores are what the other parties' models start from
+and are judged against.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from fedtl.learning.columns import Columns
 from fedtl.learning.evidence import squared_error
@@ -21,6 +25,7 @@ from fedtl.solvers.problem import ACTIVE, Problem
 
 _SHARES = np.linspace(0.0, 1.0, 6)
 _ROWS_FOR_TREES = 500
+_ROWS_FOR_LOGISTIC = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +36,10 @@ class Anchor:
     ----------
     coefficients : ndarray of shape (1 + width, n_outputs), dtype float64
         Ridge coefficients, constant first.
-    trees : estimator or None
-        Gradient-boosted trees on the active party's scaled columns.
+    second : estimator or None
+        The second model.
     share : float
-        Share of the trees in the blend.
+        Its share in the blend.
     held_out : ndarray of shape (n_rows, n_outputs), dtype float64
         Held-out scores of the labelled training rows that the active party knows, zero elsewhere.
     without : list of Anchor
@@ -42,7 +47,7 @@ class Anchor:
     """
 
     coefficients: np.ndarray
-    trees: Any
+    second: Any
     share: float
     held_out: np.ndarray
     without: list[Anchor] = field(default_factory=list)
@@ -64,13 +69,14 @@ class Anchor:
         ndarray of shape (n, n_outputs), dtype float64
             Scores on the scale of the target.
         """
-        scores = np.empty((len(rows), self.coefficients.shape[1]))
+        n_outputs = self.coefficients.shape[1]
+        scores = np.empty((len(rows), n_outputs))
         for piece, encoded in session.features.chunks(columns, rows):
             scores[piece] = encoded @ self.coefficients[1:] + self.coefficients[0]
-        if self.trees is None or not len(rows):
+        if self.second is None or not len(rows):
             return scores
-        base = session.features.encoding_.base(session.features.features(columns[rows]))
-        return scores + self.share * (_tree_scores(self.trees, base) - scores)
+        inputs = _inputs(session, columns, rows, n_outputs)
+        return scores + self.share * (_second_scores(self.second, inputs, n_outputs) - scores)
 
 
 def fit_anchor(session: Session, problem: Problem) -> Anchor:
@@ -90,27 +96,27 @@ def fit_anchor(session: Session, problem: Problem) -> Anchor:
     """
     rows = problem.rows(ACTIVE)
     coefficients, without, scores = _fit_ridge(session, problem, rows)
-    trees, share = None, 0.0
-    fold_trees: list[Any] = [None] * problem.n_folds
-    if _trees_pay(problem, rows):
+    second, share = None, 0.0
+    fold_models: list[Any] = [None] * problem.n_folds
+    if _second_pays(problem, rows):
         assert session.columns is not None
-        base = session.features.encoding_.base(session.features.features(session.columns[rows]))
-        fold_trees, tree_scores = _held_out_trees(base, problem, rows)
+        inputs = _inputs(session, session.columns, rows, problem.n_outputs)
+        fold_models, others = _held_out_second(inputs, problem, rows)
         errors = [
             problem.weight[rows]
-            @ squared_error(problem.target[rows], scores + s * (tree_scores - scores))
+            @ squared_error(problem.target[rows], scores + s * (others - scores))
             for s in _SHARES
         ]
         share = float(_SHARES[int(np.argmin(errors))])
-        scores = scores + share * (tree_scores - scores)
-        trees = _grow(problem, base, rows, slice(None)) if share else None
+        scores = scores + share * (others - scores)
+        second = _fit_second(problem, inputs, rows, slice(None)) if share else None
     held_out = np.zeros_like(problem.target)
     held_out[rows] = scores
     parts = [
-        Anchor(c, t if share else None, share, held_out[:0])
-        for c, t in zip(without, fold_trees, strict=True)
+        Anchor(c, model if share else None, share, held_out[:0])
+        for c, model in zip(without, fold_models, strict=True)
     ]
-    return Anchor(coefficients, trees, share, held_out, parts)
+    return Anchor(coefficients, second, share, held_out, parts)
 
 
 def _fit_ridge(
@@ -132,33 +138,49 @@ def _fit_ridge(
     return coefficients, held_out, fold_scores(session, rows, folds, held_out)
 
 
-def _trees_pay(problem: Problem, rows: np.ndarray) -> bool:
-    """Trees need rows, and are slow where there are many classes."""
-    if problem.task == "multiclass" or len(rows) < _ROWS_FOR_TREES:
+def _second_pays(problem: Problem, rows: np.ndarray) -> bool:
+    """A second model needs rows, and in every fold two classes to tell apart."""
+    if problem.task == "regression":
+        return len(rows) >= _ROWS_FOR_TREES
+    if len(rows) < (_ROWS_FOR_TREES if problem.task == "binary" else _ROWS_FOR_LOGISTIC):
         return False
-    if problem.task == "binary":
-        positive = problem.target[rows, 0].sum()
-        return bool(min(positive, len(rows) - positive) >= 2 * problem.n_folds)
-    return True
+    classes, folds = problem.order[rows], problem.folds[rows]
+    return all(len(np.unique(classes[folds != f])) > 1 for f in range(problem.n_folds))
 
 
-def _held_out_trees(
-    base: np.ndarray, problem: Problem, rows: np.ndarray
+def _inputs(session: Session, columns: Columns, rows: np.ndarray, n_outputs: int) -> np.ndarray:
+    """What the second model is given: the encoding for many classes, plain columns for trees."""
+    features = session.features.features(columns[rows])
+    if n_outputs > 1:
+        return session.features.encoding_.transform(features)
+    return session.features.encoding_.base(features)
+
+
+def _held_out_second(
+    inputs: np.ndarray, problem: Problem, rows: np.ndarray
 ) -> tuple[list[Any], np.ndarray]:
-    """Trees without each fold, and their scores of it."""
-    scores, grown = np.empty((len(rows), 1)), []
+    """Second models without each fold, and their scores of it."""
+    scores, fitted = np.empty((len(rows), problem.n_outputs)), []
     for fold in range(problem.n_folds):
         inside = problem.folds[rows] == fold
-        grown.append(_grow(problem, base, rows, ~inside))
+        fitted.append(_fit_second(problem, inputs, rows, ~inside))
         if inside.any():
-            scores[inside] = _tree_scores(grown[-1], base[inside])
-    return grown, scores
+            scores[inside] = _second_scores(fitted[-1], inputs[inside], problem.n_outputs)
+    return fitted, scores
 
 
-def _grow(problem: Problem, base: np.ndarray, rows: np.ndarray, part: Any) -> Any:
-    # Not at the top: the import of this module would cost every user of the package.
+def _fit_second(problem: Problem, inputs: np.ndarray, rows: np.ndarray, part: Any) -> Any:
+    # Not at the top: importing trees would cost every user of the package.
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.linear_model import LogisticRegression
 
+    weight = problem.weight[rows][part]
+    if problem.task == "multiclass":
+        logistic = LogisticRegression(C=0.1, max_iter=100)
+        with warnings.catch_warnings():
+            # Stopped early it is a little more regular, and judged by its held-out error anyway.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return logistic.fit(inputs[part], problem.order[rows][part], sample_weight=weight)
     kind = (
         HistGradientBoostingRegressor
         if problem.task == "regression"
@@ -172,11 +194,16 @@ def _grow(problem: Problem, base: np.ndarray, rows: np.ndarray, part: Any) -> An
         early_stopping=False,
         random_state=problem.seed,
     )
-    target = problem.target[rows, 0][part]
-    return trees.fit(base[part], target, sample_weight=problem.weight[rows][part])
+    return trees.fit(inputs[part], problem.target[rows, 0][part], sample_weight=weight)
 
 
-def _tree_scores(trees: Any, base: np.ndarray) -> np.ndarray:
-    if hasattr(trees, "predict_proba"):
-        return np.asarray(trees.predict_proba(base)[:, 1:])
-    return np.asarray(trees.predict(base)[:, None])
+def _second_scores(model: Any, inputs: np.ndarray, n_outputs: int) -> np.ndarray:
+    """Score on the scale of the target, also where a class was missing in the fit."""
+    if not hasattr(model, "predict_proba"):
+        return np.asarray(model.predict(inputs)[:, None])
+    probabilities = model.predict_proba(inputs)
+    if n_outputs == 1:
+        return np.asarray(probabilities[:, 1:])
+    scores = np.zeros((len(inputs), n_outputs))
+    scores[:, model.classes_.astype(int)] = probabilities
+    return scores

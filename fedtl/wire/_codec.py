@@ -46,6 +46,22 @@ class Limits:
     message_bytes: int = 2**30
     header_bytes: int = 16_384
 
+    def allow(self, n_bytes: int) -> None:
+        """Refuse a message that is too large.
+
+        Parameters
+        ----------
+        n_bytes : int
+            Its encoded size in bytes.
+
+        Raises
+        ------
+        WireError
+            Naming the size and the limit.
+        """
+        if n_bytes > self.message_bytes:
+            raise WireError(f"message of {n_bytes} bytes, at most {self.message_bytes} accepted")
+
 
 def encode(sent: Message) -> bytes:
     """Encode a message.
@@ -140,8 +156,7 @@ def _header(sent: Message) -> bytes:
 
 
 def _check_limits(data: bytes, limits: Limits) -> None:
-    if len(data) > limits.message_bytes:
-        raise WireError(f"message of {len(data)} bytes, at most {limits.message_bytes} accepted")
+    limits.allow(len(data))
     header = int.from_bytes(data[:8], "little")
     if len(data) < 8 or header > len(data) - 8:
         raise WireError("no message: truncated")
@@ -153,7 +168,7 @@ def _metadata(data: bytes) -> dict[str, Any]:
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     try:
         metadata = json.loads(header["__metadata__"]["fedtl"])
-        well_formed = set(metadata) == {"kind", "scalars"} and type(metadata["scalars"]) is dict
+        well_formed = set(metadata) == {"kind", "scalars"} and isinstance(metadata["scalars"], dict)
     except (KeyError, TypeError):
         well_formed = False
     if not well_formed:
@@ -164,8 +179,14 @@ def _metadata(data: bytes) -> dict[str, Any]:
 def _array(part: dict[str, Any]) -> np.ndarray:
     if part["dtype"] not in _DTYPES:
         raise WireError(f"element type {part['dtype']} is not accepted")
-    array = np.frombuffer(bytes(part["data"]), dtype=_DTYPES[part["dtype"]].newbyteorder("<"))
-    return array.reshape(part["shape"]).astype(_DTYPES[part["dtype"]], copy=False)
+    dtype = _DTYPES[part["dtype"]]
+    array = np.frombuffer(bytes(part["data"]), dtype=dtype.newbyteorder("<"))
+    if dtype.kind == "b" and len(array) and array.view(np.uint8).max() > 1:
+        raise WireError("a byte of a bool tensor is neither 0 nor 1")
+    try:
+        return array.reshape(part["shape"]).astype(dtype, copy=False)
+    except (ValueError, OverflowError) as error:
+        raise WireError(f"no message: {error}") from None
 
 
 def _little_endian(value: np.ndarray) -> np.ndarray:

@@ -143,6 +143,8 @@ def check(sent: Message) -> None:
                 f"{sent.kind}: field {name!r} must be {declared.__name__}, "
                 f"got {type(value).__name__}"
             )
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise WireError(f"{sent.kind}: field {name!r} does not fit into 64 bits")
         elif isinstance(value, float) and not math.isfinite(value):
             raise WireError(f"{sent.kind}: field {name!r} is not finite")
 

@@ -88,7 +88,6 @@ def test_a_list_of_splits_counts_labelled_rows():
     assert LabeledFold(given_).get_n_splits() == 2
 
 
-@pytest.mark.xfail(strict=True, reason="check_cv uses an iterator up each time it is called")
 def test_an_iterator_of_splits_can_be_counted_before_it_is_used():
     y = np.array([-1, 0, 1, -1, 0, 1])
     fold = LabeledFold(iter([([0, 1], [2, 3]), ([2, 3], [0, 1])]))

@@ -234,11 +234,6 @@ def test_a_row_is_encoded_alike_alone_and_among_others(kind):
     np.testing.assert_allclose(encoded(features, block, [7]), together[1:])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="as_columns tells numbers from text by the rows at hand, not by those of the fit",
-)
 @pytest.mark.parametrize("kind", ["object", "pandas", "category", "polars"])
 def test_a_row_whose_text_is_missing_is_encoded_alike_alone_and_among_others(kind):
     block = frames()[kind]
