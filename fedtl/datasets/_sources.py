@@ -40,7 +40,8 @@ def local_or_remote(
 
     Returns
     -------
-    table : what the reader that was used returns
+    tuple
+        What the reader that was used returns.
 
     Raises
     ------

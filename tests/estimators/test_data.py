@@ -443,7 +443,8 @@ def test_a_preprocessor_may_put_out_sparse_tables_and_frames(mixed):
             ("bank", Encoder(), text["bank"]),
             ("shop", Encoder(preprocessor=preprocessor), text["shop"]),
         ]
-        table = X.astype({"colour": object}).replace({"colour": {pd.NA: np.nan}})
+        colour = X["colour"].astype(object)
+        table = X.assign(colour=colour.where(X["colour"].notna(), np.nan))
         fitted = classifier(parties, "moments").fit(table, made.y)
         assert np.isfinite(fitted.predict_proba(table[made.known[:, 0]])).all()
 
