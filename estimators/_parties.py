@@ -159,7 +159,11 @@ def _columns(name: str, columns: Any, X: Any) -> tuple[int, ...]:
         found = [int(c) for c in np.atleast_1d(_get_column_indices(X, columns))]
     except (ValueError, IndexError, KeyError) as error:
         hint = ""
-        if "dataframe" in str(error).lower():
+        if hasattr(X, "columns"):
+            wanted = [columns] if isinstance(columns, str) else columns
+            unknown = [c for c in wanted if isinstance(c, str) and c not in list(X.columns)]
+            hint = f" (unknown: {unknown[:5]}; X has {list(X.columns)[:20]})" if unknown else ""
+        elif "dataframe" in str(error).lower():
             hint = (
                 " X has no column names: an earlier step dropped them; give that step "
                 ".set_output(transform='pandas'), or give columns by position"

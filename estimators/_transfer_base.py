@@ -171,6 +171,8 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
                 f"{[X.shape[0], len(y)]}"
             )
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if not weight.any():
+            raise ValueError("sample_weight must have at least one non-zero entry")
         if not weight.all():
             rows = np.flatnonzero(weight)
             X, y, weight = _safe_indexing(X, rows), y[rows], weight[rows]

@@ -91,7 +91,7 @@ class Names:
         if name in _CALLED:
             return _find_class(name)
         cls = _find_class(name, _CLASSES)
-        if cls.__module__ not in _CALLED_MODULES and not _is_plain(cls):
+        if name.partition(":")[0] not in _CALLED_MODULES and not _is_plain(cls):
             raise _refused(name, "is not a class whose instances a file can hold")
         return cls
 
@@ -146,7 +146,7 @@ class Names:
 
     def is_called(self, cls: type) -> bool:
         """Return whether instances are made by a call, of an accepted class."""
-        called = _name(cls) in _CALLED or cls.__module__ in _CALLED_MODULES
+        called = _name(cls) in _CALLED or _name(cls).partition(":")[0] in _CALLED_MODULES
         return called or self.trusts(cls)
 
     @staticmethod
@@ -163,7 +163,10 @@ class Names:
 
 
 def _name(item: Any) -> str:
-    return f"{getattr(item, '__module__', None)}:{getattr(item, '__qualname__', None)}"
+    module = getattr(item, "__module__", None)
+    # Before scikit-learn 1.7 the compiled losses did not know the package that they are in.
+    module = {"_loss": "sklearn._loss._loss"}.get(str(module), module)
+    return f"{module}:{getattr(item, '__qualname__', None)}"
 
 
 def _find_class(name: str, packages: tuple[str, ...] | None = None) -> type:

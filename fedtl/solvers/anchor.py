@@ -3,8 +3,9 @@
 A blend of ridge regression on the piecewise-linear encoding with a second model: gradient-boosted
 trees for two classes and real targets, multinomial logistic regression for more classes, where
 trees are slow. Its share is the one with the least held-out error. The anchor serves the rows that
-only the active party knows, and its held-out scores are what the other parties' models start from
-and are judged against.
+only the active party knows, and its held-out scores are what the other parties' models are judged
+against. They also start from them, but for many classes from the ridge part: nearly certain
+probabilities leave nothing over for a linear model to add to.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Anchor:
         Its share in the blend.
     held_out : ndarray of shape (n_rows, n_outputs), dtype float64
         Held-out scores of the labelled training rows that the active party knows, zero elsewhere.
+    start : ndarray of shape (n_rows, n_outputs), dtype float64
+        The held-out scores that the other parties' models start from.
     without : list of Anchor
         The same model without each fold, while a fit is under way.
     """
@@ -50,6 +53,7 @@ class Anchor:
     second: Any
     share: float
     held_out: np.ndarray
+    start: np.ndarray
     without: list[Anchor] = field(default_factory=list)
 
     def scores(self, session: Session, columns: Columns, rows: np.ndarray) -> np.ndarray:
@@ -69,14 +73,24 @@ class Anchor:
         ndarray of shape (n, n_outputs), dtype float64
             Scores on the scale of the target.
         """
-        n_outputs = self.coefficients.shape[1]
-        scores = np.empty((len(rows), n_outputs))
-        for piece, encoded in session.features.chunks(columns, rows):
-            scores[piece] = encoded @ self.coefficients[1:] + self.coefficients[0]
+        scores = self._ridge_scores(session, columns, rows)
         if self.second is None or not len(rows):
             return scores
+        n_outputs = scores.shape[1]
         inputs = _inputs(session, columns, rows, n_outputs)
         return scores + self.share * (_second_scores(self.second, inputs, n_outputs) - scores)
+
+    def start_scores(self, session: Session, columns: Columns, rows: np.ndarray) -> np.ndarray:
+        """Return the scores that the other parties' models start from; as :meth:`scores`."""
+        if self.coefficients.shape[1] > 1:
+            return self._ridge_scores(session, columns, rows)
+        return self.scores(session, columns, rows)
+
+    def _ridge_scores(self, session: Session, columns: Columns, rows: np.ndarray) -> np.ndarray:
+        scores = np.empty((len(rows), self.coefficients.shape[1]))
+        for piece, encoded in session.features.chunks(columns, rows):
+            scores[piece] = encoded @ self.coefficients[1:] + self.coefficients[0]
+        return scores
 
 
 def fit_anchor(session: Session, problem: Problem) -> Anchor:
@@ -96,7 +110,7 @@ def fit_anchor(session: Session, problem: Problem) -> Anchor:
     """
     rows = problem.rows(ACTIVE)
     coefficients, without, scores = _fit_ridge(session, problem, rows)
-    second, share = None, 0.0
+    second, share, start = None, 0.0, scores
     fold_models: list[Any] = [None] * problem.n_folds
     if _second_pays(problem, rows):
         assert session.columns is not None
@@ -110,13 +124,15 @@ def fit_anchor(session: Session, problem: Problem) -> Anchor:
         share = float(_SHARES[int(np.argmin(errors))])
         scores = scores + share * (others - scores)
         second = _fit_second(problem, inputs, rows, slice(None)) if share else None
-    held_out = np.zeros_like(problem.target)
+    held_out, started = np.zeros_like(problem.target), np.zeros_like(problem.target)
     held_out[rows] = scores
+    started[rows] = start if problem.n_outputs > 1 else scores
+    nothing = held_out[:0]
     parts = [
-        Anchor(c, model if share else None, share, held_out[:0])
+        Anchor(c, model if share else None, share, nothing, nothing)
         for c, model in zip(without, fold_models, strict=True)
     ]
-    return Anchor(coefficients, second, share, held_out, parts)
+    return Anchor(coefficients, second, share, held_out, started, parts)
 
 
 def _fit_ridge(

@@ -110,6 +110,6 @@ def _own_part(
         [*joint.constant_held_out, joint.constant],
         strict=True,
     ):
-        scores = version.scores(session, session.columns, rows)
+        scores = version.start_scores(session, session.columns, rows)
         parts.append(np.hstack([scores, projected]) @ own + constant)
     return np.hstack(parts)

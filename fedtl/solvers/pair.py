@@ -68,7 +68,7 @@ class Pair:
         partial : ndarray of shape (n_rows, n_kept), dtype float64
             What the party sent.
         anchor : ndarray of shape (n_rows, n_outputs), dtype float64
-            The anchor's scores of these rows.
+            The anchor's start scores of these rows.
         directions : ndarray of shape (n_rows, n_directions), dtype float64
             The active party's canonical directions of these rows.
 
@@ -122,7 +122,7 @@ def fit_pair(coalition: Coalition, party: int, problem: Problem, anchor: Anchor)
             "nothing can be learnt with it; share labelled rows or leave the party out",
         )
     own_map, other_map = _directions(channel, name, party, session, problem)
-    own = np.hstack([anchor.held_out[shared_rows], _project(session, shared_rows, own_map)])
+    own = np.hstack([anchor.start[shared_rows], _project(session, shared_rows, own_map)])
     joint, alone_moments = None, None
     if len(shared_rows) == len(alone_rows) or len(shared_rows) >= 2 * problem.n_folds:
         moments = _ask(channel, name, problem, shared_rows, own)

@@ -158,8 +158,11 @@ class TransferModel:
         moments = scores and any(pair is not None for pair in self.pairs)
         rows = look_up(coalition, scores=moments, latents=latents)
         anchor = np.zeros((len(rows.known), len(self.prior)))
+        start = anchor.copy()
         if scores:
             anchor[rows.own] = self.anchor.scores(self.session, rows.columns, rows.own)
+        if moments:
+            start[rows.own] = self.anchor.start_scores(self.session, rows.columns, rows.own)
         joint: list[np.ndarray | None] = []
         alone: list[np.ndarray | None] = []
         for reply, pair in zip(rows.replies, self.pairs, strict=True):
@@ -169,7 +172,7 @@ class TransferModel:
                 for piece, encoded in self.session.features.chunks(rows.columns, rows.own):
                     mapped = encoded @ pair.directions[1:] + pair.directions[0]
                     directions[rows.own[piece]] = mapped
-                both, single = pair.split(reply.scores, anchor, directions)
+                both, single = pair.split(reply.scores, start, directions)
             joint.append(both)
             alone.append(single)
         encoded_rows = None
@@ -314,7 +317,7 @@ def fit_transfer(
         model.served = _decide_all(model, coalition, problem, settings.solver)
     coalition.end()
     # Held-out scores of training rows were needed for the evidence only.
-    model.anchor = replace(anchor, held_out=anchor.held_out[:0], without=[])
+    model.anchor = replace(anchor, held_out=anchor.held_out[:0], start=anchor.start[:0], without=[])
     model.pairs = [None if pair is None else pair.without_evidence() for pair in pairs]
     return model
 
