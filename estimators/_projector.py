@@ -157,7 +157,7 @@ class FederatedProjector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fede
             self.parties_, self.services_, self.ledger_ = parties, services, ledger
             self.n_parties_ = len(parties)
             self.history_ = self.model_.latent.losses
-            self.n_iter_ = len(self.history_) * self.local_updates
+            self.n_iter_ = len(self.history_) * min(self.local_updates, self.max_iter)
             self._n_features_out = self.n_components
             end()
         return self

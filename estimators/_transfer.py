@@ -37,7 +37,7 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         Steps of the latent solver.
     local_updates : int, default=1
         Steps that every party takes on one exchange of the latent solver. More of them send
-        fewer messages, on staler gradients.
+        fewer messages, on staler gradients; `max_iter` is rounded down to a multiple.
     batch_size : int or "auto", default="auto"
         Rows of a mini-batch; "auto" is 256, or 512 from 2,000 labelled rows on.
     lr : float, default=0.003
@@ -134,6 +134,9 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         self, y: np.ndarray, labeled: np.ndarray, weight: np.ndarray, classes: Any
     ) -> np.ndarray:
         known = y[labeled]
+        if known.dtype == object:
+            # Without its markers a mixed column may be one of numbers.
+            known = np.asarray(known.tolist()) if len(set(map(type, known))) == 1 else known
         self._check_present(known)
         check_classification_targets(known)
         found = np.unique(known)
@@ -178,7 +181,7 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
         Steps of the latent solver.
     local_updates : int, default=1
         Steps that every party takes on one exchange of the latent solver. More of them send
-        fewer messages, on staler gradients.
+        fewer messages, on staler gradients; `max_iter` is rounded down to a multiple.
     batch_size : int or "auto", default="auto"
         Rows of a mini-batch; "auto" is 256, or 512 from 2,000 labelled rows on.
     lr : float, default=0.003

@@ -216,6 +216,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             known=known,
             n_folds=_n_folds(self.n_folds, labeled & known[:, ACTIVE]),
             seed=seed,
+            fold_seed=previous.fold_seed if previous else None,
         )
         settings = self._settings(labeled)
         on_step, end = self._progress(data.X, data.y, settings.plan(1).n_exchanges)
@@ -225,7 +226,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         self.parties_, self.services_, self.model_, self.ledger_ = parties, services, model, ledger
         self.n_parties_ = len(parties)
         self.history_ = [] if model.latent is None else model.latent.losses
-        self.n_iter_ = max(len(self.history_) * self.local_updates, 1)
+        self.n_iter_ = max(len(self.history_) * min(self.local_updates, self.max_iter), 1)
         self._n_features_out = self.n_components
         if self.solver == "moments":
             self._n_features_out = len(parties) * problem.n_outputs

@@ -13,9 +13,11 @@ References
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.preprocessing import OneHotEncoder, QuantileTransformer
+from sklearn.preprocessing import QuantileTransformer
 
 from fedtl.learning.columns import Columns
 
@@ -134,13 +136,13 @@ class Encoding:
                 random_state=self.random_state,
             ).fit(numbers)
         self.with_holes_ = np.isnan(numbers).any(axis=0)
-        self.one_hot_ = None
-        if columns.categories.shape[1]:
-            self.one_hot_ = OneHotEncoder(
-                sparse_output=False,
-                handle_unknown="infrequent_if_exist",
-                min_frequency=max(1, min(50, n // 100)),
-            ).fit(columns.categories)
+        # Categories of few rows share a column and are not kept: one of them may be a name.
+        few = max(2, min(50, n // 100))
+        counts = [Counter(column) for column in columns.categories.T.tolist()]
+        self.categories_ = [
+            sorted(v for v, count in counter.items() if v is not None and count >= few)
+            for counter in counts
+        ]
 
     def base(self, columns: Columns) -> np.ndarray:
         """Return scaled numbers (NaN where missing), indicators of missing values and one-hots.
@@ -159,8 +161,11 @@ class Encoding:
         if self.quantiles_ is not None:
             numbers = np.clip(self.quantiles_.transform(numbers), -3.0, 3.0)
         parts = [numbers, np.isnan(numbers[:, self.with_holes_]).astype(np.float64)]
-        if self.one_hot_ is not None:
-            parts.append(self.one_hot_.transform(columns.categories))
+        for column, categories in zip(columns.categories.T, self.categories_, strict=True):
+            one_hot = column[:, None] == np.array(categories, dtype=object)
+            present = column != np.array(None, dtype=object)
+            rare = present & ~one_hot.any(axis=1)
+            parts += [one_hot.astype(np.float64), np.column_stack([rare, ~present]).astype(float)]
         return np.hstack(parts)
 
     def _unscaled(self, columns: Columns) -> np.ndarray:

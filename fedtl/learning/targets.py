@@ -24,10 +24,9 @@ def is_unlabeled(y: np.ndarray, marker: Any) -> np.ndarray:
     """
     if marker is None:
         return np.zeros(len(y), dtype=bool)
-    if isinstance(marker, float) and np.isnan(marker):
-        return np.array([isinstance(v, float | np.floating) and bool(np.isnan(v)) for v in y], bool)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.fromiter((v == marker for v in y.tolist()), bool, len(y)))
+    if is_missing(np.array([marker, None], dtype=object)[:1])[0]:
+        return is_missing(y.astype(object))
+    return np.asarray([v == marker for v in y.tolist()], dtype=bool)
 
 
 def is_missing(values: np.ndarray) -> np.ndarray:

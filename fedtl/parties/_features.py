@@ -78,8 +78,13 @@ class LocalFeatures:
         self.preprocessor_: Any = clone(self.recipe.preprocessor, safe=False)
         if self.preprocessor_ is not None:
             self._preprocess(lambda: self.preprocessor_.fit(own))
-        self.module_ = instantiate(self.recipe.module, seed)
-        self.trainable_ = freeze(self.module_, self.recipe.frozen)
+        try:
+            self.module_ = instantiate(self.recipe.module, seed)
+            self.trainable_ = freeze(self.module_, self.recipe.frozen)
+        except Exception as error:
+            raise PartyError(
+                self.party, f"its encoder's module or frozen cannot be used: {error}"
+            ) from error
         self.numeric_: tuple[bool, ...] | None = None
         columns = self._columns(own)
         if not columns.width:
@@ -221,6 +226,12 @@ class LocalFeatures:
                         f"its encoder module cannot take a batch of shape "
                         f"{tuple(x.shape)}: {error}",
                     ) from error
+                if not isinstance(out, torch.Tensor) or len(out) != len(x) or out.ndim < 2:
+                    raise PartyError(
+                        self.party,
+                        "its encoder module must map (n_rows, n_columns) to a tensor of shape "
+                        f"(n_rows, ...), got {getattr(out, 'shape', type(out).__name__)}",
+                    )
                 parts.append(out.flatten(1).double().numpy())
         features = np.concatenate(parts)
         if not np.isfinite(features).all():
@@ -249,7 +260,12 @@ def instantiate(module: Any, seed: int) -> torch.nn.Module | None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return module()
-    return copy.deepcopy(getattr(module, "module_", module))
+    network = copy.deepcopy(getattr(module, "module_", module))
+    if not isinstance(network, torch.nn.Module):
+        raise TypeError(
+            f"module must be a torch module, its class or a fitted skorch net, got {module!r}"
+        )
+    return network
 
 
 def freeze(module: torch.nn.Module | None, frozen: Any) -> bool:
@@ -275,6 +291,8 @@ def freeze(module: torch.nn.Module | None, frozen: Any) -> bool:
     if module is None:
         return False
     names = [name for name, _ in module.named_parameters()]
+    if isinstance(frozen, str):
+        raise TypeError(f"frozen is a list of patterns, write ({frozen!r},)")
     patterns = ["*"] if frozen is True else [] if frozen is False else list(frozen)
     for pattern in patterns:
         if frozen is not True and not fnmatch.filter(names, pattern):

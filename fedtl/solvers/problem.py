@@ -32,6 +32,9 @@ class Problem:
         Number of folds.
     seed : int
         Seed of everything that is drawn.
+    fold_seed : int, optional
+        Seed of the folds, if they are those of an earlier fit: networks that are trained on must
+        be judged on the labels that they never saw.
     """
 
     task: str
@@ -41,10 +44,11 @@ class Problem:
     known: np.ndarray
     n_folds: int
     seed: int
+    fold_seed: int | None = None
     folds: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        rng = np.random.default_rng([self.seed, 1])
+        rng = np.random.default_rng([self.seed if self.fold_seed is None else self.fold_seed, 1])
         rows = np.flatnonzero(self.labeled)
         folds = np.zeros(len(self.labeled), dtype=np.uint8)
         patterns = self.known[rows] @ (1 << np.arange(self.n_parties))

@@ -68,8 +68,8 @@ class Settings:
         return Plan(
             members=members,
             n_components=self.n_components,
-            n_exchanges=-(-self.max_iter // self.local_updates),
-            local_updates=self.local_updates,
+            n_exchanges=max(self.max_iter // self.local_updates, 1),
+            local_updates=min(self.local_updates, self.max_iter),
             lr=self.lr,
         )
 
@@ -129,6 +129,8 @@ class TransferModel:
         How each subset of parties is served.
     prior : ndarray of shape (n_outputs,), dtype float64
         Mean target: the score of a row that nobody knows.
+    fold_seed : int
+        Seed of the folds.
     """
 
     name: str
@@ -138,6 +140,7 @@ class TransferModel:
     latent: LatentModel | None
     served: dict[Subset, Served]
     prior: np.ndarray
+    fold_seed: int = 0
 
     def see(self, coalition: Coalition, *, scores: bool = True, latents: bool = True) -> Seen:
         """Ask all parties about new rows.
@@ -309,6 +312,7 @@ def fit_transfer(
     model = TransferModel(
         coalition.name, coalition.session, anchor, pairs, None, {}, _prior(problem)
     )
+    model.fold_seed = problem.seed if problem.fold_seed is None else problem.fold_seed
     if settings.solver != "moments":
         with timer.phase("latent"):
             earlier = previous.latent if previous else None

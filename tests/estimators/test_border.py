@@ -304,9 +304,6 @@ def test_a_fitted_estimator_holds_no_value_of_a_training_row(rows, solver, party
     assert struct.pack("<d", secret) in pickle.dumps(made.X)
 
 
-@pytest.mark.xfail(
-    reason="OneHotEncoder keeps even infrequent categories in categories_, names of persons too"
-)
 @pytest.mark.parametrize("solver", ["moments"])
 def test_a_fitted_estimator_holds_no_text_that_one_row_alone_has(solver):
     pd = pytest.importorskip("pandas")

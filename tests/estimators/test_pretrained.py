@@ -408,7 +408,6 @@ class Pair(nn.Module):
         "pattern without brackets",
     ],
 )
-@pytest.mark.xfail(reason="errors of instantiate, freeze and of the output do not name the party")
 def test_a_recipe_that_cannot_be_carried_out_is_refused_with_the_party(made, encoder):
     with pytest.raises(PartyError, match="party 'shop'"):
         estimator(parties(encoder)).fit(made.X, made.y)

@@ -159,25 +159,25 @@ def test_a_nearly_empty_bin_is_not_blown_up():
     assert np.abs(encoded).max() <= 5.0
 
 
-def test_categories_are_one_hot_and_an_unseen_one_is_like_no_other():
-    encoding = Encoding(8, 256).fit(words(["a", "b", None, "a"]))
+def test_categories_are_one_hot_and_missing_and_unseen_ones_have_columns_of_their_own():
+    encoding = Encoding(8, 256).fit(words(["a", "b", None, "a", "b"]))
     base = encoding.base(words(["a", "b", None, "new"]))
-    np.testing.assert_array_equal(base, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(base, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]])
     assert np.isfinite(encoding.transform(words(["new"]))).all()
 
 
 def test_a_value_may_be_missing_that_never_was_in_the_fit():
-    encoding = Encoding(8, 256).fit(words(["a", "b"]))
+    encoding = Encoding(8, 256).fit(words(["a", "b", "a", "b"]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert encoding.base(words([None, "c"])).tolist() == [[0, 0], [0, 0]]
+        assert encoding.base(words([None, "c"])).tolist() == [[0, 0, 0, 1], [0, 0, 1, 0]]
 
 
 def test_rare_categories_share_a_column_with_unseen_ones():
     column = ["a"] * 500 + ["b"] * 495 + [f"rare{i}" for i in range(5)]
     encoding = Encoding(8, 256).fit(words(column))
     base = encoding.base(words(["a", "b", "rare3", "unseen"]))
-    np.testing.assert_array_equal(base, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]])
+    np.testing.assert_array_equal(base, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0]])
 
 
 def test_without_bins_or_without_scaling_numbers_stand_alone():
