@@ -27,8 +27,8 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         of no party are left out.
     solver : {"auto", "moments", "latent"}, default="auto"
         "moments" exchanges sums of products once and solves in closed form; "latent" trains
-        networks together, mini-batch by mini-batch; "auto" does both and averages them by
-        held-out error.
+        networks together, mini-batch by mini-batch; "auto" does both, has every party fit trees
+        of its own as well, and averages all of them by held-out error.
     federation : Simulation or None, default=None
         How the parties are reached. None simulates them in this process.
     n_components : int, default=16
@@ -171,8 +171,8 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
         of no party are left out.
     solver : {"auto", "moments", "latent"}, default="auto"
         "moments" exchanges sums of products once and solves in closed form; "latent" trains
-        networks together, mini-batch by mini-batch; "auto" does both and averages them by
-        held-out error.
+        networks together, mini-batch by mini-batch; "auto" does both, has every party fit trees
+        of its own as well, and averages all of them by held-out error.
     federation : Simulation or None, default=None
         How the parties are reached. None simulates them in this process.
     n_components : int, default=16

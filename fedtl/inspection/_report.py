@@ -242,7 +242,7 @@ def _subset_record(parties: list[str], served: Served) -> dict[str, Any]:
         "gain_low": np.nan if gain is None else gain.low,
         "gain_high": np.nan if gain is None else gain.high,
         "linear_share": served.linear_share,
-        "network_share": served.network_share,
+        "network_share": served.network_weight,
         "single_shares": {parties[p]: share for p, share in served.single_shares.items()},
         "trust": served.trust,
         "decision": _decision(parties, served),

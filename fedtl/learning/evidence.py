@@ -43,6 +43,28 @@ def squared_error(target: np.ndarray, score: np.ndarray) -> np.ndarray:
     return np.asarray(((target - score) ** 2).sum(axis=1))
 
 
+def best_share(
+    target: np.ndarray, first: np.ndarray, second: np.ndarray, weight: np.ndarray
+) -> float:
+    """Return how much of a blend the second of two models should have.
+
+    Parameters
+    ----------
+    target, first, second : ndarray of shape (n_rows, n_outputs), dtype float64
+        The target and the models' held-out scores.
+    weight : ndarray of shape (n_rows,), dtype float64
+        Weight of each row.
+
+    Returns
+    -------
+    float
+        The share with the least squared error, a multiple of 0.2.
+    """
+    shares = np.linspace(0.0, 1.0, 6)
+    errors = [weight @ squared_error(target, first + s * (second - first)) for s in shares]
+    return float(shares[int(np.argmin(errors))])
+
+
 @dataclass(frozen=True)
 class Gain:
     """The held-out gain of one model over another, as a relative reduction of squared error.

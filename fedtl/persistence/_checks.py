@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from fedtl.persistence._names import PersistenceError
 
 _TREES = "sklearn.ensemble._hist_gradient_boosting.gradient_boosting"
+_FORESTS = "sklearn.ensemble._forest"
 
 
 def check_instance(made: Any) -> None:
@@ -31,6 +32,11 @@ def check_instance(made: Any) -> None:
         raise PersistenceError(
             f"memory={made.memory!r} is a cache of pickles on disk; use memory=None"
         )
+    forests = sys.modules.get(_FORESTS)
+    if forests is not None and isinstance(made, forests.BaseForest):
+        for member in getattr(made, "estimators_", ()):
+            if not is_tree(type(member.tree_)) or member.tree_.n_features != made.n_features_in_:
+                raise PersistenceError("a forest has trees of another number of features")
     trees = sys.modules.get(_TREES)
     if trees is not None and isinstance(made, trees.BaseHistGradientBoosting):
         if not hasattr(made, "_predictors"):
@@ -41,6 +47,42 @@ def check_instance(made: Any) -> None:
             raise PersistenceError("gradient-boosted trees have another number of features")
         for tree in (tree for iteration in made._predictors for tree in iteration):
             _check_tree(tree, categorical)
+
+
+def is_tree(cls: type) -> bool:
+    """Return whether instances are the compiled part of scikit-learn's decision trees."""
+    return cls.__module__ == "sklearn.tree._tree" and cls.__name__ == "Tree"
+
+
+def check_tree(arguments: list[Any], state: dict[str, Any]) -> None:
+    """Check what a compiled decision tree is to be made of.
+
+    Parameters
+    ----------
+    arguments : list
+        Number of features, classes of each output, number of outputs.
+    state : dict
+        Nodes, values and their counts.
+
+    Raises
+    ------
+    PersistenceError
+        If a prediction would read outside of the tree, or without end.
+    """
+    n_features, n_classes, n_outputs = arguments
+    nodes, values = state["nodes"], state["values"]
+    if (type(n_features), type(n_outputs), type(n_classes)) != (int, int, np.ndarray):
+        raise PersistenceError("a tree is made of something else than numbers")
+    if n_outputs != 1 or n_classes.shape != (1,) or not 1 <= int(n_classes[0]) <= len(values[0, 0]):
+        raise PersistenceError("a tree has not one output, or malformed classes")
+    if type(state["max_depth"]) is not int or state["node_count"] != len(nodes) or not len(nodes):
+        raise PersistenceError("a tree has another number of nodes")
+    position, inner = np.arange(len(nodes)), nodes["left_child"] != -1
+    for child in (nodes["left_child"], nodes["right_child"]):
+        if not ((child > position) & (child < len(nodes)))[inner].all():
+            raise PersistenceError("a tree has a node whose children are not below it")
+    if not ((nodes["feature"] >= 0) & (nodes["feature"] < n_features))[inner].all():
+        raise PersistenceError("a tree splits on a feature that there is not")
 
 
 def _check_tree(tree: Any, categorical: np.ndarray) -> None:

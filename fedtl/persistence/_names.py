@@ -24,7 +24,10 @@ _NEVER = {"cli", "conftest", "datasets", "experimental", "externals", "persisten
 # Made by calling them on arguments that they check: extension types, whose inner state is not
 # ours to set, and classes that compiled code takes at their word.
 _CALLED_MODULES = {"sklearn._loss._loss"}
-_CALLED = {"scipy.interpolate._bsplines:BSpline": ("t", "c", "k", "extrapolate", "axis")}
+_CALLED = {
+    "scipy.interpolate._bsplines:BSpline": ("t", "c", "k", "extrapolate", "axis"),
+    "sklearn.tree._tree:Tree": ("n_features", "n_classes", "n_outputs"),
+}
 _BUILTINS = (bool, int, float, complex, str, bytes, object, list, tuple, dict, set, frozenset)
 _ACTIVATIONS = ("relu", "gelu", "silu", "elu", "leaky_relu", "softplus", "mish")
 _STATIC_TYPES = ("builtins", "collections", "typing")

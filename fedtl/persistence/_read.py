@@ -10,7 +10,7 @@ import numpy as np
 import sklearn
 
 from fedtl.persistence._arrays import read_array, read_dtype, read_tensor, read_torch_dtype
-from fedtl.persistence._checks import check_instance
+from fedtl.persistence._checks import check_instance, check_tree, is_tree
 from fedtl.persistence._modules import Templates
 from fedtl.persistence._names import Names, PersistenceError
 from fedtl.persistence._write import MAX_DEPTH, is_key
@@ -153,7 +153,7 @@ class Reader:
                 state = {name: self.value(node) for name, node in entry["state"].items()}
                 return self._templates.restore(content, state, entry["training"])
             case "call":
-                return self._call(content, self._values(entry["args"]))
+                return self._call(entry, content, self._values(entry["args"]))
             case "instance":
                 return self._instance(number, entry)
         raise PersistenceError(f"{str(tag)[:80]!r} is no kind of object")
@@ -209,11 +209,17 @@ class Reader:
         bits.state = state
         return np.random.Generator(bits)
 
-    def _call(self, name: str, arguments: list[Any]) -> Any:
+    def _call(self, entry: Any, name: str, arguments: list[Any]) -> Any:
         cls = self._names.instance_class(name)
         if not self._names.is_called(cls):
             raise PersistenceError(f"{name[:120]!r} is not made by a call")
-        return cls(*arguments)
+        if not is_tree(cls):
+            return cls(*arguments)
+        state = {name: self.value(node) for name, node in entry["state"].items()}
+        check_tree(arguments, state)
+        made = cls(*arguments)
+        made.__setstate__(state)
+        return made
 
     def _instance(self, number: int, entry: Any) -> Any:
         cls = self._names.instance_class(entry["instance"])

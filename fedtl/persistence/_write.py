@@ -22,7 +22,7 @@ from sklearn.base import BaseEstimator
 
 from fedtl.estimators import Encoder
 from fedtl.persistence._arrays import describe_array, describe_dtype, describe_tensor
-from fedtl.persistence._checks import check_instance
+from fedtl.persistence._checks import check_instance, is_tree
 from fedtl.persistence._modules import OwnModules
 from fedtl.persistence._names import Names, PersistenceError
 
@@ -236,7 +236,10 @@ class Writer:
         if self._names.is_called(cls):
             arguments = self._arguments(obj)
             if arguments is not None:
-                return {"call": name, "args": self._values(arguments, path, party)}
+                entry = {"call": name, "args": self._values(arguments, path, party)}
+                if is_tree(cls):
+                    entry |= self._state(obj, obj.__getstate__(), path, party)
+                return entry
         reduced = obj.__reduce_ex__(4)
         if reduced[0] is not _NEW_OBJECT or reduced[1][0] is not cls:
             raise _error(

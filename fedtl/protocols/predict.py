@@ -4,7 +4,7 @@ Who learns what:
 
 - ``predict.request/1`` tells the party the ids of the rows that are to be predicted.
 - ``predict.reply/1`` gives the active party, for each of them: whether the party knows it, its
-  partial scores (a linear map of its encoded columns) and its latents.
+  partial scores (a linear map of its encoded columns), the scores of its trees and its latents.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fedtl.learning.columns import Columns
 from fedtl.learning.network import PartyEncoder
 from fedtl.learning.training import encode
 from fedtl.parties import PartyService, Session
+from fedtl.protocols.assistance import local_scores
 from fedtl.wire import Message, Tensor, message
 
 
@@ -28,6 +29,7 @@ class Request(Message):
     session: str
     ids: Annotated[np.ndarray, Tensor("int64", ("ids",))]
     scores: bool
+    trees: bool
     latents: bool
 
 
@@ -36,12 +38,19 @@ class Reply(Message):
     """Zero where the party does not know the row; no outputs where none were asked for."""
 
     known: Annotated[np.ndarray, Tensor("bool", ("ids",))]
-    scores: Annotated[np.ndarray, Tensor("float64", ("ids", "outputs"))]
+    scores: Annotated[np.ndarray, Tensor("float64", ("ids", "kept"))]
+    trees: Annotated[np.ndarray, Tensor("float64", ("ids", "outputs"))]
     latents: Annotated[np.ndarray, Tensor("float64", ("members", "ids", "components"))]
 
 
 def ask_predictions(
-    channel: Channel, session: str, ids: np.ndarray, *, scores: bool, latents: bool
+    channel: Channel,
+    session: str,
+    ids: np.ndarray,
+    *,
+    scores: bool,
+    latents: bool,
+    trees: bool = False,
 ) -> Reply:
     """Ask a party about new rows.
 
@@ -55,13 +64,16 @@ def ask_predictions(
         Ids of the rows.
     scores, latents : bool
         What is wanted.
+    trees : bool, default=False
+        Whether the scores of its trees are wanted.
 
     Returns
     -------
     Reply
         Its answer.
     """
-    return channel.ask(Request(session=session, ids=ids, scores=scores, latents=latents), Reply)
+    request = Request(session=session, ids=ids, scores=scores, trees=trees, latents=latents)
+    return channel.ask(request, Reply)
 
 
 def answer_predictions(party: PartyService, request: Request) -> Reply:
@@ -76,11 +88,15 @@ def answer_predictions(party: PartyService, request: Request) -> Reply:
         scores = np.zeros((len(known), coefficients.shape[1]))
         for piece, encoded in session.features.chunks(columns, rows):
             scores[rows[piece]] = encoded @ coefficients[1:] + coefficients[0]
+    of_trees = np.zeros((len(known), 0))
+    trees = session.state.get("fitted.trees")
+    if request.trees and trees is not None:
+        of_trees = local_scores(session, trees, columns, rows)
     latents = np.zeros((0, len(known), 0))
     encoder = session.state.get("fitted.encoder")
     if request.latents and encoder is not None:
         latents = local_latents(session, encoder, columns, rows)
-    return Reply(known=known, scores=scores, latents=latents)
+    return Reply(known=known, scores=scores, trees=of_trees, latents=latents)
 
 
 def local_latents(

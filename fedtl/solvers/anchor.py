@@ -1,32 +1,26 @@
 """The local anchor: the active party's own best model on its own columns.
 
-A blend of ridge regression on the piecewise-linear encoding with a second model: gradient-boosted
-trees for two classes and real targets, multinomial logistic regression for more classes, where
-trees are slow. Its share is the one with the least held-out error. The anchor serves the rows that
-only the active party knows, and its held-out scores are what the other parties' models are judged
+A blend of ridge regression on the piecewise-linear encoding with trees on the plain columns. The
+share of the trees is the one with the least held-out error. The anchor serves the rows that only
+the active party knows, and its held-out scores are what the other parties' models are judged
 against. They also start from them, but for many classes from the ridge part: nearly certain
 probabilities leave nothing over for a linear model to add to.
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from fedtl.learning.columns import Columns
-from fedtl.learning.evidence import squared_error
+from fedtl.learning.evidence import best_share
 from fedtl.learning.ridge import Family, Moments, solve, target_squares
+from fedtl.learning.trees import Trees, fit_trees, trees_can_learn
 from fedtl.parties import Session
+from fedtl.protocols.assistance import local_scores, plain_inputs
 from fedtl.protocols.moments import fold_moments, fold_scores
 from fedtl.solvers.problem import ACTIVE, Problem
-
-_SHARES = np.linspace(0.0, 1.0, 6)
-_ROWS_FOR_TREES = 500
-_ROWS_FOR_LOGISTIC = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +31,10 @@ class Anchor:
     ----------
     coefficients : ndarray of shape (1 + width, n_outputs), dtype float64
         Ridge coefficients, constant first.
-    second : estimator or None
-        The second model.
+    trees : Trees or None
+        The trees, if they have a share.
     share : float
-        Its share in the blend.
+        Their share in the blend.
     held_out : ndarray of shape (n_rows, n_outputs), dtype float64
         Held-out scores of the labelled training rows that the active party knows, zero elsewhere.
     start : ndarray of shape (n_rows, n_outputs), dtype float64
@@ -50,7 +44,7 @@ class Anchor:
     """
 
     coefficients: np.ndarray
-    second: Any
+    trees: Trees | None
     share: float
     held_out: np.ndarray
     start: np.ndarray
@@ -74,11 +68,10 @@ class Anchor:
             Scores on the scale of the target.
         """
         scores = self._ridge_scores(session, columns, rows)
-        if self.second is None or not len(rows):
+        if self.trees is None:
             return scores
-        n_outputs = scores.shape[1]
-        inputs = _inputs(session, columns, rows, n_outputs)
-        return scores + self.share * (_second_scores(self.second, inputs, n_outputs) - scores)
+        others = local_scores(session, self.trees, columns, rows)[rows]
+        return scores + self.share * (others - scores)
 
     def start_scores(self, session: Session, columns: Columns, rows: np.ndarray) -> np.ndarray:
         """Return the scores that the other parties' models start from; as :meth:`scores`."""
@@ -110,29 +103,32 @@ def fit_anchor(session: Session, problem: Problem) -> Anchor:
     """
     rows = problem.rows(ACTIVE)
     coefficients, without, scores = _fit_ridge(session, problem, rows)
-    second, share, start = None, 0.0, scores
-    fold_models: list[Any] = [None] * problem.n_folds
-    if _second_pays(problem, rows):
+    start, share, trees = scores, 0.0, None
+    target, weight, folds = problem.target[rows], problem.weight[rows], problem.folds[rows]
+    if trees_can_learn(problem.task, target, folds):
         assert session.columns is not None
-        inputs = _inputs(session, session.columns, rows, problem.n_outputs)
-        fold_models, others = _held_out_second(inputs, problem, rows)
-        errors = [
-            problem.weight[rows]
-            @ squared_error(problem.target[rows], scores + s * (others - scores))
-            for s in _SHARES
-        ]
-        share = float(_SHARES[int(np.argmin(errors))])
-        scores = scores + share * (others - scores)
-        second = _fit_second(problem, inputs, rows, slice(None)) if share else None
+        inputs = plain_inputs(session, session.columns, rows)
+        trees = fit_trees(
+            problem.task,
+            inputs,
+            target,
+            weight=weight,
+            folds=folds,
+            n_folds=problem.n_folds,
+            seed=problem.seed,
+        )
+        share = best_share(target, scores, trees.held_out, weight)
+        scores = scores + share * (trees.held_out - scores)
     held_out, started = np.zeros_like(problem.target), np.zeros_like(problem.target)
     held_out[rows] = scores
     started[rows] = start if problem.n_outputs > 1 else scores
     nothing = held_out[:0]
+    used = trees if share else None
     parts = [
-        Anchor(c, model if share else None, share, nothing, nothing)
-        for c, model in zip(without, fold_models, strict=True)
+        Anchor(c, used.without[fold] if used else None, share, nothing, nothing)
+        for fold, c in enumerate(without)
     ]
-    return Anchor(coefficients, second, share, held_out, started, parts)
+    return Anchor(coefficients, used.full if used else None, share, held_out, started, parts)
 
 
 def _fit_ridge(
@@ -152,74 +148,3 @@ def _fit_ridge(
     column_mean, target_mean = moments.means()
     coefficients, held_out = averaged.with_constant(column_mean, target_mean)
     return coefficients, held_out, fold_scores(session, rows, folds, held_out)
-
-
-def _second_pays(problem: Problem, rows: np.ndarray) -> bool:
-    """A second model needs rows, and in every fold two classes to tell apart."""
-    if problem.task == "regression":
-        return len(rows) >= _ROWS_FOR_TREES
-    if len(rows) < (_ROWS_FOR_TREES if problem.task == "binary" else _ROWS_FOR_LOGISTIC):
-        return False
-    classes, folds = problem.order[rows], problem.folds[rows]
-    return all(len(np.unique(classes[folds != f])) > 1 for f in range(problem.n_folds))
-
-
-def _inputs(session: Session, columns: Columns, rows: np.ndarray, n_outputs: int) -> np.ndarray:
-    """What the second model is given: the encoding for many classes, plain columns for trees."""
-    features = session.features.features(columns[rows])
-    if n_outputs > 1:
-        return session.features.encoding_.transform(features)
-    return session.features.encoding_.base(features)
-
-
-def _held_out_second(
-    inputs: np.ndarray, problem: Problem, rows: np.ndarray
-) -> tuple[list[Any], np.ndarray]:
-    """Second models without each fold, and their scores of it."""
-    scores, fitted = np.empty((len(rows), problem.n_outputs)), []
-    for fold in range(problem.n_folds):
-        inside = problem.folds[rows] == fold
-        fitted.append(_fit_second(problem, inputs, rows, ~inside))
-        if inside.any():
-            scores[inside] = _second_scores(fitted[-1], inputs[inside], problem.n_outputs)
-    return fitted, scores
-
-
-def _fit_second(problem: Problem, inputs: np.ndarray, rows: np.ndarray, part: Any) -> Any:
-    # Not at the top: importing trees would cost every user of the package.
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from sklearn.linear_model import LogisticRegression
-
-    weight = problem.weight[rows][part]
-    if problem.task == "multiclass":
-        logistic = LogisticRegression(C=0.1, max_iter=100)
-        with warnings.catch_warnings():
-            # Stopped early it is a little more regular, and judged by its held-out error anyway.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return logistic.fit(inputs[part], problem.order[rows][part], sample_weight=weight)
-    kind = (
-        HistGradientBoostingRegressor
-        if problem.task == "regression"
-        else HistGradientBoostingClassifier
-    )
-    trees = kind(
-        max_iter=100,
-        learning_rate=0.08,
-        max_leaf_nodes=15,
-        l2_regularization=1.0,
-        early_stopping=False,
-        random_state=problem.seed,
-    )
-    return trees.fit(inputs[part], problem.target[rows, 0][part], sample_weight=weight)
-
-
-def _second_scores(model: Any, inputs: np.ndarray, n_outputs: int) -> np.ndarray:
-    """Score on the scale of the target, also where a class was missing in the fit."""
-    if not hasattr(model, "predict_proba"):
-        return np.asarray(model.predict(inputs)[:, None])
-    probabilities = model.predict_proba(inputs)
-    if n_outputs == 1:
-        return np.asarray(probabilities[:, 1:])
-    scores = np.zeros((len(inputs), n_outputs))
-    scores[:, model.classes_.astype(int)] = probabilities
-    return scores

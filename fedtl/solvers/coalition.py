@@ -164,7 +164,9 @@ class NewRows:
         return np.stack([own, *[reply.latents for reply in self.replies]], axis=2)
 
 
-def look_up(coalition: Coalition, *, scores: bool, latents: bool) -> NewRows:
+def look_up(
+    coalition: Coalition, *, scores: bool, latents: bool, trees: Sequence[bool] | None = None
+) -> NewRows:
     """Ask all parties about the rows of the coalition's table.
 
     Parameters
@@ -173,6 +175,8 @@ def look_up(coalition: Coalition, *, scores: bool, latents: bool) -> NewRows:
         A fitted coalition with new rows.
     scores, latents : bool
         What is wanted of the other parties.
+    trees : sequence of bool, optional
+        Of which of them the scores of its trees are wanted; of none by default.
 
     Returns
     -------
@@ -181,8 +185,11 @@ def look_up(coalition: Coalition, *, scores: bool, latents: bool) -> NewRows:
     """
     ids = np.arange(len(coalition.table), dtype=np.int64)
     columns, own = coalition.session.features.read(coalition.table, ids)
+    wanted = [False] * len(coalition.channels) if trees is None else trees
     replies = [
-        ask_predictions(channel, coalition.name, ids, scores=scores, latents=latents)
-        for channel in coalition.channels
+        ask_predictions(
+            channel, coalition.name, ids, scores=scores, latents=latents, trees=of_trees
+        )
+        for channel, of_trees in zip(coalition.channels, wanted, strict=True)
     ]
     return NewRows(columns, np.column_stack([own, *[reply.known for reply in replies]]), replies)

@@ -6,19 +6,25 @@ party's columns alone. The last is also that party's own model, for rows that on
 shared rows without labels outnumber those with labels, both averages also hold a model on the
 canonical directions of the two parties, and the other party's own model a student of the joint
 one. Penalties and families are weighted by held-out error.
+
+With assistance the other party's own model is what the active party's is: a blend of the linear
+one with trees on the party's plain columns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
 from fedtl.learning.canonical import canonical_directions, whitening
+from fedtl.learning.evidence import best_share
 from fedtl.learning.ridge import Averaged, Family, Moments, Path, solve, target_squares
+from fedtl.learning.trees import trees_can_learn
 from fedtl.parties import Session
+from fedtl.protocols.assistance import ask_assistance
 from fedtl.protocols.moments import ask_moments, ask_scores, fold_moments, fold_scores
 from fedtl.solvers.anchor import Anchor
 from fedtl.solvers.coalition import Coalition
@@ -39,7 +45,9 @@ class Pair:
     joint : Linear or None
         The joint model; None where too few labelled rows are known to both.
     alone : Linear
-        The other party's own model.
+        The linear part of the other party's own model.
+    tree_share : float
+        The share of that party's trees in its own model.
     directions : ndarray of shape (1 + width, n_directions), dtype float64
         The active party's canonical directions, constant first.
     held_out_joint, held_out_alone : ndarray of shape (n_rows, n_outputs), dtype float64
@@ -48,6 +56,7 @@ class Pair:
 
     joint: Linear | None
     alone: Linear
+    tree_share: float
     directions: np.ndarray
     held_out_joint: np.ndarray
     held_out_alone: np.ndarray
@@ -56,17 +65,29 @@ class Pair:
         """Return what serves new rows: held-out scores and models are left out."""
         nothing = self.held_out_alone[:0]
         joint = None if self.joint is None else self.joint.without_folds()
-        return Pair(joint, self.alone.without_folds(), self.directions, nothing, nothing)
+        return replace(
+            self,
+            joint=joint,
+            alone=self.alone.without_folds(),
+            held_out_joint=nothing,
+            held_out_alone=nothing,
+        )
 
     def split(
-        self, partial: np.ndarray, anchor: np.ndarray, directions: np.ndarray
+        self,
+        partial: np.ndarray,
+        trees: np.ndarray,
+        anchor: np.ndarray,
+        directions: np.ndarray,
     ) -> tuple[np.ndarray | None, np.ndarray]:
         """Complete the other party's partial scores of new rows.
 
         Parameters
         ----------
         partial : ndarray of shape (n_rows, n_kept), dtype float64
-            What the party sent.
+            The linear scores that the party sent.
+        trees : ndarray of shape (n_rows, n_outputs or 0), dtype float64
+            The scores of its trees, if they have a share.
         anchor : ndarray of shape (n_rows, n_outputs), dtype float64
             The anchor's start scores of these rows.
         directions : ndarray of shape (n_rows, n_directions), dtype float64
@@ -80,17 +101,19 @@ class Pair:
             Scores of the other party's own model.
         """
         n_outputs = anchor.shape[1]
+        alone = partial[:, -n_outputs:]
+        if self.tree_share:
+            alone = alone + self.tree_share * (trees - alone)
         if self.joint is None:
-            return None, partial
+            return None, alone
         own = np.hstack([anchor, directions])
-        return (
-            partial[:, :n_outputs] + own @ self.joint.own + self.joint.constant,
-            partial[:, n_outputs:],
-        )
+        return partial[:, :n_outputs] + own @ self.joint.own + self.joint.constant, alone
 
 
-def fit_pair(coalition: Coalition, party: int, problem: Problem, anchor: Anchor) -> Pair:
-    """Learn with one other party, in one round for the moments and one for the scores.
+def fit_pair(
+    coalition: Coalition, party: int, problem: Problem, anchor: Anchor, *, assisted: bool
+) -> Pair:
+    """Learn with one other party: a round for the moments, one for the scores, one for its trees.
 
     Parameters
     ----------
@@ -102,6 +125,8 @@ def fit_pair(coalition: Coalition, party: int, problem: Problem, anchor: Anchor)
         What is to be learnt.
     anchor : Anchor
         The active party's own model.
+    assisted : bool
+        Whether the party is asked for trees.
 
     Returns
     -------
@@ -153,7 +178,10 @@ def fit_pair(coalition: Coalition, party: int, problem: Problem, anchor: Anchor)
         coefficients=np.concatenate([model.other for model in models], axis=1),
     )
     held_out = [np.zeros_like(problem.target), np.zeros_like(problem.target)]
-    held_out[1][alone_rows] = scores[:, -problem.n_outputs :]
+    own_scores, share = scores[:, -problem.n_outputs :], 0.0
+    if assisted:
+        own_scores, share = _assist(channel, name, problem, alone_rows, own_scores)
+    held_out[1][alone_rows] = own_scores
     if joint is not None:
         inside = problem.known[alone_rows, ACTIVE]
         fold = problem.folds[shared_rows]
@@ -162,7 +190,29 @@ def fit_pair(coalition: Coalition, party: int, problem: Problem, anchor: Anchor)
             + np.einsum("nm,nmo->no", own, joint.own_held_out[fold])
             + joint.constant_held_out[fold]
         )
-    return Pair(joint, alone, own_map, held_out[0], held_out[1])
+    return Pair(joint, alone, share, own_map, held_out[0], held_out[1])
+
+
+def _assist(
+    channel: Channel, name: str, problem: Problem, rows: np.ndarray, linear: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Blend the party's linear scores with those of its trees."""
+    target, weight, folds = problem.target[rows], problem.weight[rows], problem.folds[rows]
+    if not trees_can_learn(problem.task, target, folds):
+        return linear, 0.0
+    trees = ask_assistance(
+        channel,
+        name,
+        rows,
+        task=problem.task,
+        folds=folds,
+        weight=weight,
+        target=target,
+        n_folds=problem.n_folds,
+        seed=problem.seed,
+    )
+    share = best_share(target, linear, trees, weight)
+    return linear + share * (trees - linear), share
 
 
 def _project(session: Session, rows: np.ndarray, linear: np.ndarray) -> np.ndarray:

@@ -1,11 +1,12 @@
 """How rows are served that a given subset of parties knows, decided by held-out evidence.
 
-For every subset there are up to three kinds of candidates: the linear score, which is a party's
-own model, the joint model of a pair, or a ridge regression on the scores of all members where
-there are more parties; the networks' score; and what serves each other party alone. They are
-averaged on the scale of the target (probabilities for classes) by held-out error. Where the
-active party is a member, the average is trusted over its own anchor only as far as a paired t
-statistic says.
+For two classes, the scores of the members' own models, of the pairs' joint models and of the
+networks are stacked as log odds (see :mod:`fedtl.learning.stacking`). Otherwise, and where one
+score or few rows are all there is, there are up to three kinds of candidates: a ridge regression
+on the linear scores; the networks' score; and what serves each other party alone. They are
+averaged on the scale of the target (probabilities for classes) by held-out error. Where the active
+party is a member, the result is trusted over its own anchor only as far as a paired t statistic
+says.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import combinations
 
 import numpy as np
 from scipy.linalg import block_diag
+from scipy.special import logit
 
 from fedtl.learning.evidence import (
     Calibration,
@@ -26,6 +28,7 @@ from fedtl.learning.evidence import (
     squared_error,
 )
 from fedtl.learning.ridge import Family, evidence_weights, moments_of, solve
+from fedtl.learning.stacking import LogitStack, fit_logit_stack
 from fedtl.solvers.anchor import Anchor
 from fedtl.solvers.pair import Pair
 from fedtl.solvers.problem import ACTIVE, Problem
@@ -92,8 +95,11 @@ class Served:
     ----------
     parties : tuple of int
         The subset.
-    stack : ndarray of shape (1 + n_columns, n_outputs) or None
-        Ridge regression on the members' scores, constant first; None where one score serves.
+    stack : LogitStack, ndarray of shape (1 + n_columns, n_outputs) or None
+        Stack of the members' scores as log odds, the networks' last if `stacks_network`; or ridge
+        regression on them, constant first; None where one score serves.
+    stacks_network : bool
+        Whether the networks are in the stack.
     calibration : Calibration or None
         From linear scores to probabilities (classification only).
     linear_share, network_share : float
@@ -107,7 +113,8 @@ class Served:
     """
 
     parties: Subset
-    stack: np.ndarray | None
+    stack: LogitStack | np.ndarray | None
+    stacks_network: bool
     calibration: Calibration | None
     linear_share: float
     network_share: float
@@ -115,9 +122,21 @@ class Served:
     trust: float
     evidence: Evidence
 
-    def linear(self, experts: Experts) -> np.ndarray:
-        """Return the linear score on the scale of the target: (n_rows, n_outputs)."""
+    @property
+    def network_weight(self) -> float:
+        """Weight of the networks in what serves the subset, inside a stack or beside it."""
+        if not isinstance(self.stack, LogitStack) or not self.stacks_network:
+            return self.network_share
+        size = np.abs(self.stack.weights)
+        return float(self.linear_share * size[-1] / max(size.sum(), 1e-12))
+
+    def linear(self, experts: Experts, network: np.ndarray | None) -> np.ndarray:
+        """Return the stacked score on the scale of the target: (n_rows, n_outputs)."""
         columns = experts.of(self.parties)
+        if isinstance(self.stack, LogitStack):
+            if self.stacks_network and network is not None:
+                columns.append(as_scores(network))
+            return self.stack.probabilities(columns)
         score = columns[0]
         if self.stack is not None:
             score = np.hstack(columns) @ self.stack[1:] + self.stack[0]
@@ -213,12 +232,20 @@ class Decisions:
             The decision.
         """
         rows = self.problem.rows(*subset)
-        stack, linear = self._linear(subset, rows)
+        if len(rows) < _ROWS_FOR_NETWORK and self.solver != "latent":
+            network = None
+        stack: LogitStack | np.ndarray | None
+        candidates: dict[str | int, np.ndarray]
         calibration = None
-        if linear is not None:
-            calibration = self._calibration(linear, rows)
-            linear = on_target_scale(linear, calibration)
-        candidates, weights = self._average(subset, rows, linear, network)
+        if self._can_stack(subset, rows):
+            stack, stacked = self._logit_stack(subset, rows, network)
+            candidates, weights = {"linear": stacked}, np.ones(1)
+        else:
+            stack, linear = self._linear(subset, rows)
+            if linear is not None:
+                calibration = self._calibration(linear, rows)
+                linear = on_target_scale(linear, calibration)
+            candidates, weights = self._average(subset, rows, linear, network)
         served = np.tensordot(weights, np.stack(list(candidates.values())), 1)
         shares = dict(zip(candidates, weights.tolist(), strict=True))
         trust = 1.0
@@ -234,12 +261,38 @@ class Decisions:
         return Served(
             subset,
             stack,
+            isinstance(stack, LogitStack) and network is not None,
             calibration,
             linear_share=shares.get("linear", 0.0),
             network_share=shares.get("network", 0.0),
             single_shares={p: share for p, share in shares.items() if isinstance(p, int)},
             trust=trust,
             evidence=self._evidence(subset, rows, served),
+        )
+
+    def _can_stack(self, subset: Subset, rows: np.ndarray) -> bool:
+        """Log odds need two classes, several scores and rows enough to calibrate them."""
+        return (
+            self.problem.task == "binary"
+            and self.solver != "latent"
+            and len(self.experts.of(subset)) > 1
+            and len(rows) >= 4 * self.problem.n_folds
+            and len(np.unique(self.problem.order[rows])) == 2
+        )
+
+    def _logit_stack(
+        self, subset: Subset, rows: np.ndarray, network: np.ndarray | None
+    ) -> tuple[LogitStack, np.ndarray]:
+        columns = [column[rows] for column in self.experts.of(subset)]
+        if network is not None:
+            columns.append(as_scores(network[rows]))
+        target = self.problem.order[rows].astype(int)
+        return fit_logit_stack(
+            columns,
+            target,
+            self.problem.weight[rows],
+            self.problem.folds[rows],
+            self.problem.n_folds,
         )
 
     def _linear(
@@ -251,10 +304,11 @@ class Decisions:
         if not columns or anchor_only:
             return None, None
         pair = len(subset) == 2 and len(columns) == 3
-        if len(columns) == 1 or pair:
+        few = len(rows) < 4 * self.problem.n_folds
+        if len(columns) == 1 or (pair and few):
             return None, columns[0]
         n_outputs = self.problem.n_outputs
-        if len(rows) < 4 * self.problem.n_folds:
+        if few:
             average = np.vstack([np.zeros((1, n_outputs)), *[np.eye(n_outputs)] * len(columns)])
             return average / len(columns), np.asarray(np.mean(columns, axis=0))
         return _fit_stack(self.problem, rows, columns)
@@ -279,8 +333,7 @@ class Decisions:
         candidates: dict[str | int, np.ndarray] = {}
         if linear is not None:
             candidates["linear"] = linear
-        enough = self.solver == "latent" or len(rows) >= _ROWS_FOR_NETWORK
-        if network is not None and (enough or linear is None):
+        if network is not None:
             candidates["network"] = network[rows]
         mixtures = [np.eye(len(candidates))]
         if len(candidates) == 2:
@@ -325,30 +378,39 @@ class Decisions:
 def _fit_stack(
     problem: Problem, rows: np.ndarray, columns: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge regression on scores, shrunk towards nothing and towards their mean."""
+    """Ridge regression on scores, shrunk towards nothing, towards their mean and to the first."""
     n_outputs, folds = problem.n_outputs, problem.folds[rows]
     scores = np.hstack(columns)
     moments = moments_of(
         scores * _EXPERT_SCALE,
-        np.hstack([problem.target[rows], np.mean(columns, axis=0)]),
+        np.hstack([problem.target[rows], np.mean(columns, axis=0), columns[0]]),
         folds,
         problem.weight[rows],
         problem.n_folds,
     )
     everything = np.arange(1, 1 + scores.shape[1])
-    no_offset = np.zeros((2 * n_outputs, n_outputs))
-    mean_offset = np.vstack([np.zeros((n_outputs, n_outputs)), np.eye(n_outputs)])
-    families = [Family(everything, no_offset), Family(everything, mean_offset)]
+    nothing, one = np.zeros((n_outputs, n_outputs)), np.eye(n_outputs)
+    families = [
+        Family(everything, np.vstack([nothing, nothing, nothing])),
+        Family(everything, np.vstack([nothing, one, nothing])),
+        Family(everything, np.vstack([nothing, nothing, one])),
+    ]
     averaged = solve(moments.centered(), families, n_outputs)
     column_mean, target_mean = moments.means()
-    mean_map = averaged.offset[n_outputs:]
-    constant = target_mean[:n_outputs] - target_mean[n_outputs:] @ mean_map
+    mean_map, first_map = np.split(averaged.offset[n_outputs:], 2)
+    constant = target_mean[:n_outputs] - target_mean[n_outputs:] @ averaged.offset[n_outputs:]
     full, held_out = averaged.with_constant(column_mean, constant)
-    tiled = np.tile(mean_map, (len(columns), 1)) / len(columns)
-    full[1:] = full[1:] * _EXPERT_SCALE + tiled
-    held_out[:, 1:] = held_out[:, 1:] * _EXPERT_SCALE + tiled
+    offset = np.tile(mean_map, (len(columns), 1)) / len(columns)
+    offset[:n_outputs] += first_map
+    full[1:] = full[1:] * _EXPERT_SCALE + offset
+    held_out[:, 1:] = held_out[:, 1:] * _EXPERT_SCALE + offset
     stacked = np.einsum("nc,nco->no", scores, held_out[folds, 1:]) + held_out[folds, 0]
     return full, stacked
+
+
+def as_scores(probabilities: np.ndarray) -> np.ndarray:
+    """Return probabilities as log odds, shrunk and shifted to where linear scores are."""
+    return np.asarray(logit(np.clip(probabilities, 1e-4, 1.0 - 1e-4)) / 4.0 + 0.5)
 
 
 def on_target_scale(score: np.ndarray, calibration: Calibration | None) -> np.ndarray:

@@ -159,7 +159,8 @@ class TransferModel:
         """
         latents = latents and self.latent is not None
         moments = scores and any(pair is not None for pair in self.pairs)
-        rows = look_up(coalition, scores=moments, latents=latents)
+        trees = [moments and pair is not None and pair.tree_share > 0 for pair in self.pairs]
+        rows = look_up(coalition, scores=moments, latents=latents, trees=trees)
         anchor = np.zeros((len(rows.known), len(self.prior)))
         start = anchor.copy()
         if scores:
@@ -175,7 +176,7 @@ class TransferModel:
                 for piece, encoded in self.session.features.chunks(rows.columns, rows.own):
                     mapped = encoded @ pair.directions[1:] + pair.directions[0]
                     directions[rows.own[piece]] = mapped
-                both, single = pair.split(reply.scores, start, directions)
+                both, single = pair.split(reply.scores, reply.trees, start, directions)
             joint.append(both)
             alone.append(single)
         encoded_rows = None
@@ -235,13 +236,14 @@ class TransferModel:
             Probability of the positive class, of each class, or standardised target.
         """
         score = np.zeros((len(rows), len(self.prior)))
-        if served.linear_share:
-            score += served.linear_share * served.linear(seen.experts.take(rows))
-        if served.network_share and self.latent is not None and seen.latents is not None:
+        network = None
+        if served.network_weight and self.latent is not None and seen.latents is not None:
             mask = np.zeros(seen.known.shape[1], dtype=bool)
             mask[list(served.parties)] = True
             network = self.latent.scores(seen.latents[:, rows], mask).mean(axis=0)
             score += served.network_share * network
+        if served.linear_share:
+            score += served.linear_share * served.linear(seen.experts.take(rows), network)
         for party, share in served.single_shares.items():
             if share:
                 score += share * self.score(seen, self.served[(party,)], rows)
@@ -307,7 +309,8 @@ def fit_transfer(
     if settings.solver != "latent":
         with timer.phase("moments"):
             pairs = [
-                fit_pair(coalition, party, problem, anchor) for party in range(1, len(pairs) + 1)
+                fit_pair(coalition, party, problem, anchor, assisted=settings.solver == "auto")
+                for party in range(1, len(pairs) + 1)
             ]
     model = TransferModel(
         coalition.name, coalition.session, anchor, pairs, None, {}, _prior(problem)
