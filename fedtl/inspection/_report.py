@@ -260,10 +260,12 @@ def _decision(parties: list[str], served: Served) -> str:
     if ACTIVE not in served.parties:
         return "joint model: the active party knows nothing of these rows to guard it by"
     if served.trust >= 0.995:
-        return "joint model: its held-out gain is beyond four standard errors"
+        return "joint model: its held-out gain is beyond doubt"
     if served.trust <= 0.0:
         return "kept to the active party's own model: held-out rows show no gain"
-    return f"joint model damped to {served.trust:.2f}: its gain is within four standard errors"
+    return (
+        f"joint model damped to {served.trust:.2f}: its gain is within the noise of held-out rows"
+    )
 
 
 def _number(value: float) -> str:

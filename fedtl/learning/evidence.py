@@ -117,24 +117,25 @@ def paired_gain(reference: np.ndarray, candidate: np.ndarray, weight: np.ndarray
     )
 
 
-def guard_weight(gain: Gain) -> float:
+def guard_weight(gain: Gain, standard_errors: float) -> float:
     """Return how far the candidate is trusted, from 0 (not at all) to 1.
 
-    A quarter of the t statistic, clipped: full trust at four standard errors. A joint model that
-    was chosen on few rows is better for being shrunk even where its gain is real; this also
-    bounds the harm that it can do, and does not make harm impossible.
+    The t statistic as a share of what full trust takes. This bounds the harm that a joint model
+    that was chosen on few rows can do, and does not make harm impossible.
 
     Parameters
     ----------
     gain : Gain
         Of the candidate over the reference.
+    standard_errors : float
+        The t statistic from which on the candidate is fully trusted.
 
     Returns
     -------
     float
         The trust.
     """
-    return float(np.clip(gain.t / 4.0, 0.0, 1.0))
+    return float(np.clip(gain.t / standard_errors, 0.0, 1.0))
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,14 @@ class LogitStack:
         Of each model's log odds.
     intercept : float
         Added to the sum.
+    shares : ndarray of shape (n_models,), dtype float64
+        How much each model moves the sum, over all rows of the fit; they sum to one.
     """
 
     calibrations: tuple[Calibration, ...]
     weights: np.ndarray
     intercept: float
+    shares: np.ndarray
 
     def probabilities(self, scores: Sequence[np.ndarray]) -> np.ndarray:
         """Combine the scores of some rows.
@@ -109,7 +112,10 @@ def fit_logit_stack(
     theta = shares @ _path(x, target, weight)
     n_models = odds.shape[1]
     weights = theta[1] / n_models + theta[2:] - theta[2:].mean()
-    stack = LogitStack(calibrations, weights, float(theta[0]))
+    moves = np.abs(weights) * odds.std(axis=0)
+    stack = LogitStack(
+        calibrations, weights, float(theta[0]), moves / max(float(moves.sum()), 1e-12)
+    )
     return stack, np.asarray(expit(held_out @ shares))[:, None]
 
 
@@ -131,7 +137,7 @@ def _path(x: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
     start = theta.copy()
     for penalty in reversed(_PENALTIES):
         prior = np.full(len(theta), penalty)
-        prior[:2] = 1e-2  # weak: both classes may be separable
+        prior[:2] = 1e-2, 1.0  # so that few rows that are separable do not make it sure
         for _ in range(30):
             p = expit(x @ theta)
             gradient = x.T @ (weight * (p - target)) + prior * (theta - start)

@@ -35,6 +35,10 @@ from fedtl.solvers.problem import ACTIVE, Problem
 
 _BLENDS = np.linspace(0.0, 1.0, 5)
 _ROWS_FOR_NETWORK = 200
+_ROWS_TO_STACK_NETWORK = 500
+_TRUST_STACK, _TRUST_AVERAGE = 2.0, 4.0
+"""Standard errors at which a joint model is fully trusted. An average is of candidates that the
+same rows chose, and is better for being shrunk even where its gain is real."""
 _EXPERT_SCALE = 3.0
 _ALL_SUBSETS_UP_TO = 6
 
@@ -127,8 +131,7 @@ class Served:
         """Weight of the networks in what serves the subset, inside a stack or beside it."""
         if not isinstance(self.stack, LogitStack) or not self.stacks_network:
             return self.network_share
-        size = np.abs(self.stack.weights)
-        return float(self.linear_share * size[-1] / max(size.sum(), 1e-12))
+        return float(self.linear_share * self.stack.shares[-1])
 
     def linear(self, experts: Experts, network: np.ndarray | None) -> np.ndarray:
         """Return the stacked score on the scale of the target: (n_rows, n_outputs)."""
@@ -238,6 +241,8 @@ class Decisions:
         candidates: dict[str | int, np.ndarray]
         calibration = None
         if self._can_stack(subset, rows):
+            if len(rows) < _ROWS_TO_STACK_NETWORK:
+                network = None
             stack, stacked = self._logit_stack(subset, rows, network)
             candidates, weights = {"linear": stacked}, np.ones(1)
         else:
@@ -251,7 +256,8 @@ class Decisions:
         trust = 1.0
         if ACTIVE in subset and len(subset) > 1:
             anchor = self.singles[ACTIVE][rows]
-            trust = guard_weight(self._gain(rows, anchor, served))
+            wanted = _TRUST_STACK if isinstance(stack, LogitStack) else _TRUST_AVERAGE
+            trust = guard_weight(self._gain(rows, anchor, served), wanted)
             served = anchor + trust * (served - anchor)
             shares = {name: trust * share for name, share in shares.items()}
             shares[ACTIVE] = 1.0 - trust
@@ -276,7 +282,7 @@ class Decisions:
             self.problem.task == "binary"
             and self.solver != "latent"
             and len(self.experts.of(subset)) > 1
-            and len(rows) >= 4 * self.problem.n_folds
+            and len(rows) >= 10 * self.problem.n_folds
             and len(np.unique(self.problem.order[rows])) == 2
         )
 

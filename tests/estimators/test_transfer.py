@@ -45,12 +45,12 @@ def test_rows_without_the_partner_are_served_as_if_there_had_never_been_one(
 
 
 def test_the_anchors_trees_serve_rows_without_the_partner_too(rows, without):
-    made = rows(600, overlap=1.0)  # from 500 rows on, the anchor has trees
+    made = rows(600, overlap=1.0)
     new = without(rows(60, overlap=1.0, seed=1).X, made.columns, "shop")
     crossed = (made.X[:, 0] > 0) != (made.X[:, 1] > 0.5)  # what no sum over columns says
     joint = estimator(made.parties, solver="moments").fit(made.X, crossed)
     alone = estimator(made.parties[:1], solver="moments").fit(made.X, crossed)
-    assert joint.model_.anchor.second is not None
+    assert joint.model_.anchor.trees is not None
     assert_array_equal(answers(joint, new), answers(alone, new))
 
 

@@ -103,17 +103,17 @@ def test_a_weighted_mean_is_that_of_repeated_rows():
 def test_fewer_than_two_rows_prove_nothing(n):
     gain = paired_gain(np.full(n, 9.0), np.zeros(n), np.ones(n))
     assert (gain.mean, gain.t, gain.low, gain.high) == (0.0, 0.0, -np.inf, np.inf)
-    assert guard_weight(gain) == 0.0
+    assert guard_weight(gain, 4.0) == 0.0
 
 
 def test_equal_models_gain_nothing_and_are_not_trusted():
     errors = RNG.exponential(size=30)
-    assert guard_weight(paired_gain(errors, errors, np.ones(30))) == 0.0
+    assert guard_weight(paired_gain(errors, errors, np.ones(30)), 4.0) == 0.0
 
 
 @pytest.mark.parametrize(("t", "trust"), [(-3, 0), (0, 0), (1, 0.25), (2, 0.5), (4, 1), (9, 1)])
 def test_trust_is_a_quarter_of_the_t_statistic_between_zero_and_one(t, trust):
-    assert guard_weight(Gain(0.1, 0.0, 0.2, t, 10)) == trust
+    assert guard_weight(Gain(0.1, 0.0, 0.2, t, 10), 4.0) == trust
 
 
 @pytest.mark.parametrize("informative", [True, False, "inverted"])
