@@ -8,7 +8,13 @@ if not Path(__file__).with_name("estimators").is_dir():  # a checkout without sy
 from fedtl.estimators import (
     Encoder,
     FederatedColumnTransformer,
+    FederatedGaussianNB,
+    FederatedLogisticRegression,
+    FederatedPCA,
     FederatedProjector,
+    FederatedRidge,
+    FederatedSimpleImputer,
+    FederatedStandardScaler,
     FederatedTransferClassifier,
     FederatedTransferRegressor,
 )
@@ -19,7 +25,13 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Encoder",
     "FederatedColumnTransformer",
+    "FederatedGaussianNB",
+    "FederatedLogisticRegression",
+    "FederatedPCA",
     "FederatedProjector",
+    "FederatedRidge",
+    "FederatedSimpleImputer",
+    "FederatedStandardScaler",
     "FederatedTransferClassifier",
     "FederatedTransferRegressor",
     "LabeledFold",
