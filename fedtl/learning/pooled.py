@@ -240,18 +240,19 @@ def solve_positive(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     -------
     ndarray of the shape of `right`, dtype float64
         The solution; the shortest one where there are many, as for columns that are constant or
-        repeat others.
+        repeat others, with every unknown in units of its own scale.
     """
     scale = np.sqrt(np.diag(matrix))
-    if scale.min() > 0.0:
-        try:
-            factor, lower = cho_factor(matrix / np.outer(scale, scale))
-            if np.diag(factor).min() > 1e-7:
-                scaled = cho_solve((factor, lower), (right.T / scale).T)
-                return np.asarray((scaled.T / scale).T)
-        except LinAlgError:
-            pass
-    return np.asarray(lstsq(matrix, right)[0])
+    scale = np.where(scale > 0.0, scale, 1.0)
+    scaled = matrix / np.outer(scale, scale)
+    right = (right.T / scale).T
+    try:
+        factor, lower = cho_factor(scaled)
+        regular = bool(np.diag(factor).min() > 1e-7)
+    except LinAlgError:
+        regular = False
+    solution = cho_solve((factor, lower), right) if regular else lstsq(scaled, right, cond=1e-13)[0]
+    return np.asarray((solution.T / scale).T)
 
 
 def _divide(a: np.ndarray, b: np.ndarray, otherwise: float) -> np.ndarray:

@@ -230,6 +230,8 @@ def ask_derivatives(
 def answer_columns(party: PartyService, request: Columns) -> ColumnMoments:
     """Return the moments of the party's columns, if each is of enough rows."""
     rows = _begin(party, request.fit)
+    if request.n_classes < 0:
+        raise PartyError(party.name, "the number of classes must not be negative")
     groups, n_groups = np.zeros(len(rows), dtype=np.int64), 1
     if request.n_classes:
         groups, n_groups = _codes(party, rows, request.n_classes), request.n_classes
