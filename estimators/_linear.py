@@ -309,12 +309,12 @@ class FederatedLogisticRegression(ClassifierMixin, ExactModel):
 
     def _solve(self, fit: Fit) -> None:
         n_classes = len(self.classes_)
-        replies = ask_columns(fit.channels, fit.name, fit.n_columns, n_classes)
+        by_class = n_classes if self.class_weight == "balanced" else 0
+        replies = ask_columns(fit.channels, fit.name, fit.n_columns, by_class)
         moments = merge_moments(list(replies.values()))
         class_weight = self._class_weight(moments.weight[:, 0])
-        weights = moments.weight * class_weight[:, None]
         # Around the mean, columns far from zero do not spoil the equations of the intercept.
-        center = (weights * moments.mean).sum(axis=0) / weights.sum(axis=0)
+        center = (moments.weight * moments.mean).sum(axis=0) / moments.weight.sum(axis=0)
         center = center if self.fit_intercept else np.zeros_like(center)
         penalty = np.full(fit.n_columns + self.fit_intercept, 1.0 / self.C)
         penalty[: int(self.fit_intercept)] = 0.0

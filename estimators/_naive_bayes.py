@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import Interval
 
 from fedtl.estimators._exact import ExactModel, Fit, as_classes
-from fedtl.learning.pooled import Moments, merge_moments
+from fedtl.learning.pooled import merge_moments
 from fedtl.protocols.statistics import ask_columns
 
 
@@ -133,12 +133,7 @@ class FederatedGaussianNB(ClassifierMixin, ExactModel):
         n_classes = len(self.classes_)
         replies = ask_columns(fit.channels, fit.name, fit.n_columns, n_classes)
         moments = merge_moments(list(replies.values()))
-        by_class = [
-            Moments(*(part[[k]] for part in (m.count, m.weight, m.mean, m.squares)))
-            for m in replies.values()
-            for k in range(n_classes)
-        ]
-        overall = merge_moments(by_class)
+        overall = merge_moments([moments.group(k) for k in range(n_classes)])
         self.epsilon_ = float(self.var_smoothing * overall.variance.max())
         self.class_count_ = moments.weight[:, 0]
         self.theta_ = moments.mean

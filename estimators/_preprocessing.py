@@ -307,8 +307,7 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
             replies = ask_columns(fit.channels, fit.name, fit.n_columns)
             pooled = merge_moments(list(replies.values()))
             self.statistics_ = pooled.mean[0]
-            n_rows = sum(len(own) for own in fit.rows.values())
-            self.indicated_ = np.flatnonzero(pooled.count[0] < n_rows)
+            self.indicated_ = np.flatnonzero(pooled.count[0] < pooled.rows[0])
             self._set_parties(fit.rows, fit.ledger)
         return self
 

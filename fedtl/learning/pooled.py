@@ -21,8 +21,10 @@ class Moments:
 
     Parameters
     ----------
+    rows : ndarray of shape (n_groups,), dtype int64
+        Rows.
     count : ndarray of shape (n_groups, n_columns), dtype int64
-        Rows that have a value.
+        Those of them that have a value.
     weight : ndarray of shape (n_groups, n_columns), dtype float64
         Their weights, summed.
     mean : ndarray of shape (n_groups, n_columns), dtype float64
@@ -31,6 +33,7 @@ class Moments:
         Weighted sum of squared deviations from that mean.
     """
 
+    rows: np.ndarray
     count: np.ndarray
     weight: np.ndarray
     mean: np.ndarray
@@ -40,6 +43,27 @@ class Moments:
     def variance(self) -> np.ndarray:
         """Weighted variance, NaN where there is no row: (n_groups, n_columns), float64."""
         return _divide(self.squares, self.weight, np.nan)
+
+    def group(self, k: int) -> Moments:
+        """Return the moments of one group of rows."""
+        parts = (self.rows, self.count, self.weight, self.mean, self.squares)
+        return Moments(*(part[[k]] for part in parts))
+
+    def withhold(self, columns: np.ndarray) -> Moments:
+        """Return moments in which some columns of some groups have no value.
+
+        Parameters
+        ----------
+        columns : ndarray of shape (n_groups, n_columns), dtype bool
+            Which ones.
+
+        Returns
+        -------
+        Moments
+            Zeros in these columns.
+        """
+        parts = (self.count, self.weight, self.mean, self.squares)
+        return Moments(self.rows, *(np.where(columns, part.dtype.type(0), part) for part in parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +124,7 @@ def column_moments(X: np.ndarray, weight: np.ndarray, groups: np.ndarray, n_grou
         mean = mean + _divide((w * (x - mean)).sum(axis=0), total, 0.0)
         count[group] = present.sum(axis=0)
         sums[:, group] = total, mean, (w * (x - mean) ** 2).sum(axis=0)
-    return Moments(count, *sums)
+    return Moments(np.bincount(groups, minlength=n_groups), count, *sums)
 
 
 def merge_moments(parts: Sequence[Moments]) -> Moments:
@@ -121,7 +145,8 @@ def merge_moments(parts: Sequence[Moments]) -> Moments:
     mean = _divide((weights * means).sum(axis=0), weight, 0.0)
     mean = mean + _divide((weights * (means - mean)).sum(axis=0), weight, 0.0)
     squares = sum(p.squares for p in parts) + (weights * (means - mean) ** 2).sum(axis=0)
-    return Moments(np.sum([p.count for p in parts], axis=0), weight, mean, squares)
+    rows, count = (np.sum([getattr(p, name) for p in parts], axis=0) for name in ("rows", "count"))
+    return Moments(rows, count, weight, mean, squares)
 
 
 def product_moments(columns: np.ndarray, weight: np.ndarray) -> Products:

@@ -24,9 +24,10 @@ but what the coordinator sends them):
   derivatives, summed over the party's rows. *Each step is another view on the same rows, and
   coefficients that the coordinator makes up can single out the rows near a decision boundary.*
 
-The party's policy bounds how few rows a sum may be over (`min_rows`; of a class or a column, no row
-at all or at least so many) and how many fits begin (`max_fits`). It does not bound the steps of
-one fit, and nothing is masked here: one party's sums are seen one by one.
+The party's policy bounds how few rows a sum may be over (`min_rows`) and how many fits begin
+(`max_fits`). A party, or a class at a party, of too few rows refuses; a column with too few values
+is withheld as if it had none, so that what few rows happen to record stays at home. The policy
+does not bound the steps of one fit, and nothing is masked here: each party's sums are seen.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Columns(Message):
 class ColumnMoments(Message):
     """See :class:`fedtl.learning.pooled.Moments`."""
 
+    rows: Annotated[np.ndarray, Tensor("int64", ("groups",))]
     count: Annotated[np.ndarray, Tensor("int64", ("groups", "columns"))]
     weight: Annotated[np.ndarray, Tensor("float64", ("groups", "columns"))]
     mean: Annotated[np.ndarray, Tensor("float64", ("groups", "columns"))]
@@ -136,7 +138,7 @@ def ask_columns(
     for name, channel in channels.items():
         reply = channel.ask(request, ColumnMoments)
         _expect(name, reply.mean.shape, (max(n_classes, 1), n_columns))
-        found[name] = Moments(reply.count, reply.weight, reply.mean, reply.squares)
+        found[name] = Moments(reply.rows, reply.count, reply.weight, reply.mean, reply.squares)
     return found
 
 
@@ -228,7 +230,7 @@ def ask_derivatives(
 
 
 def answer_columns(party: PartyService, request: Columns) -> ColumnMoments:
-    """Return the moments of the party's columns, if each is of enough rows."""
+    """Return the moments of the party's columns, of those that enough rows have a value in."""
     rows = _begin(party, request.fit)
     if request.n_classes < 0:
         raise PartyError(party.name, "the number of classes must not be negative")
@@ -236,11 +238,16 @@ def answer_columns(party: PartyService, request: Columns) -> ColumnMoments:
     if request.n_classes:
         groups, n_groups = _codes(party, rows, request.n_classes), request.n_classes
     moments = column_moments(_numbers(party, rows), rows.weight, groups, n_groups)
-    # A class that no row has, or a column that is not recorded, is not a sum over rows.
-    for count in np.unique(moments.count[moments.count > 0]):
-        party.policy.allow_aggregate(party.name, int(count))
+    # No row at all is no sum over rows: a class that the party lacks, a column it does not record.
+    for n_rows in moments.rows[moments.rows > 0]:
+        party.policy.allow_aggregate(party.name, int(n_rows))
+    moments = moments.withhold(moments.count < party.policy.min_rows)
     return ColumnMoments(
-        count=moments.count, weight=moments.weight, mean=moments.mean, squares=moments.squares
+        rows=moments.rows,
+        count=moments.count,
+        weight=moments.weight,
+        mean=moments.mean,
+        squares=moments.squares,
     )
 
 

@@ -270,18 +270,25 @@ def test_a_party_refuses_by_its_own_policy_and_a_failed_fit_changes_nothing(mode
     assert all(vars(model)[name] is value for name, value in before.items())
 
 
-def test_a_policy_bounds_each_class_and_each_column_by_itself():
+def test_a_policy_bounds_each_class_by_itself():
     X, _, y = make_rows()
     y[:] = 0
     y[:3] = 1
     federation = Simulation(policies={"all": Policy(min_rows=5)})
     with pytest.raises(PolicyRefusal, match="over 3 rows"):
         FederatedGaussianNB(federation=federation).fit(X, y)
-    X[4:, 1] = np.nan
-    with pytest.raises(PolicyRefusal, match="over 4 rows"):
-        FederatedStandardScaler(federation=federation).fit(X)
-    X[:, 1] = np.nan  # a column that is not recorded at all is no sum
-    assert FederatedStandardScaler(federation=federation).fit(X).n_parties_ == 1
+
+
+def test_a_column_of_too_few_values_is_withheld_and_the_others_answered():
+    X, _, _ = make_rows()
+    owners = np.where(np.arange(60) < 20, "few", "many")
+    X[4:20, 1] = np.nan
+    X[:20, 2] = np.nan
+    federation = Simulation(policies={"few": Policy(min_rows=5)})
+    model = FederatedStandardScaler(federation=federation).fit(X, sample_party=owners)
+    assert model.n_samples_seen_.tolist() == [60, 40, 40, 60]
+    np.testing.assert_allclose(model.mean_[1], X[20:, 1].mean())
+    np.testing.assert_allclose(model.mean_[0], X[:, 0].mean())
 
 
 def test_protocols_and_fits_are_bounded():
