@@ -10,6 +10,10 @@ from fedtl.estimators._naive_bayes import FederatedGaussianNB
 from fedtl.estimators._pca import FederatedPCA
 from fedtl.estimators._preprocessing import FederatedSimpleImputer, FederatedStandardScaler
 from fedtl.estimators._projector import FederatedProjector
+from fedtl.estimators._shared_columns import (
+    FederatedSharedColumnsClassifier,
+    FederatedSharedColumnsRegressor,
+)
 from fedtl.estimators._transfer import FederatedTransferClassifier, FederatedTransferRegressor
 
 __all__ = [
@@ -20,6 +24,8 @@ __all__ = [
     "FederatedPCA",
     "FederatedProjector",
     "FederatedRidge",
+    "FederatedSharedColumnsClassifier",
+    "FederatedSharedColumnsRegressor",
     "FederatedSimpleImputer",
     "FederatedStandardScaler",
     "FederatedTransferClassifier",
