@@ -259,6 +259,7 @@ def answer_products(party: PartyService, request: ProductsRequest) -> ProductSum
         if rows.y is None:
             raise PartyError(party.name, "has no targets")
         columns = np.hstack([columns, rows.y.reshape(len(rows), -1).astype(np.float64)])
+    _allow_triangle(party, columns.shape[1])
     sums = product_moments(columns, rows.weight)
     return ProductSums(
         count=sums.count, weight=sums.weight, mean=sums.mean, products=_pack(sums.products)
@@ -279,6 +280,7 @@ def answer_newton(party: PartyService, request: Newton) -> NewtonSums:
             f"with this party's columns it must have the shape ({n_outputs}, {width})",
         )
     _expect(party.name, request.center.shape, columns.shape[1:])
+    _allow_triangle(party, request.coefficients.size)
     codes = _codes(party, rows, n_classes)
     design = columns - request.center
     if request.intercept:
@@ -299,6 +301,11 @@ def _begin(party: PartyService, fit: str) -> Rows:
     return Rows(
         np.asarray(rows.X)[used], None if rows.y is None else rows.y[used], rows.weight[used]
     )
+
+
+def _allow_triangle(party: PartyService, width: int) -> None:
+    """Refuse before computing what would be too large to send."""
+    party.policy.limits.allow(8 * (width * (width + 1) // 2))
 
 
 def _numbers(party: PartyService, rows: Rows) -> np.ndarray:

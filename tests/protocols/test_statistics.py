@@ -8,6 +8,7 @@ from fedtl.federation import InProcessChannel, Ledger
 from fedtl.parties import PartyService, Policy, Rows
 from fedtl.protocols import ROW_ANSWERS
 from fedtl.protocols.statistics import ask_columns, ask_derivatives, ask_products
+from fedtl.wire import WireError
 
 X = np.random.default_rng(0).normal(size=(12, 3))
 CODES = np.arange(12) % 2
@@ -94,3 +95,13 @@ def test_moments_by_class_have_no_row_for_a_class_that_the_party_lacks():
     found = ask_columns(channels(Rows(X, CODES), min_rows=6), "f", 3, 3)["clinic"]
     assert found.count[:, 0].tolist() == [6, 6, 0]
     assert not found.mean[2].any()
+
+
+def test_what_would_be_too_large_to_send_is_refused_before_it_is_computed():
+    wide = Rows(np.zeros((4, 20_000)), np.array([0, 1, 0, 1]))
+    for ask in (
+        lambda c: ask_products(c, "f", 20_000, targets=False),
+        lambda c: ask_newton(c, (1, 20_001), n_columns=20_000),
+    ):
+        with pytest.raises(WireError, match="at most"):
+            ask(channels(wide))
