@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedtl.parties import Answer
-from fedtl.protocols import assistance, latent, moments, predict, session
+from fedtl.protocols import (
+    assistance,
+    latent,
+    moments,
+    personal,
+    predict,
+    session,
+    shared,
+    statistics,
+)
 
 ANSWERS: Mapping[str, tuple[str, Answer]] = {
     session.Open.kind: ("session", session.answer_open),
@@ -21,4 +30,26 @@ ANSWERS: Mapping[str, tuple[str, Answer]] = {
 }
 """For each kind of request, its protocol and the party's end of it."""
 
-__all__ = ["ANSWERS", "assistance", "latent", "moments", "predict", "session"]
+ROW_ANSWERS: Mapping[str, tuple[str, Answer]] = {
+    statistics.Columns.kind: ("statistics", statistics.answer_columns),
+    statistics.ProductsRequest.kind: ("statistics", statistics.answer_products),
+    statistics.Newton.kind: ("statistics", statistics.answer_newton),
+    shared.Request.kind: ("shared", shared.answer_model),
+    personal.Folds.kind: ("personal", personal.answer_folds),
+    personal.Offer.kind: ("personal", personal.answer_offer),
+    personal.Request.kind: ("personal", personal.answer_scores),
+}
+"""The same for parties that hold rows of the same kind."""
+
+__all__ = [
+    "ANSWERS",
+    "ROW_ANSWERS",
+    "assistance",
+    "latent",
+    "moments",
+    "personal",
+    "predict",
+    "session",
+    "shared",
+    "statistics",
+]

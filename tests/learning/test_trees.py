@@ -32,7 +32,7 @@ def test_held_out_scores_are_those_of_the_same_trees_without_the_fold(task):
     fitted, target = fit(task), TARGETS[task]
     order = target.argmax(1) if task == "multiclass" else target[:, 0]
     for fold in range(FOLDS):
-        inside = FOLD == fold
+        inside = fold == FOLD
         model = clone(fitted.full.model)
         model.fit(X[~inside], order[~inside], sample_weight=WEIGHT[~inside])
         expected = {
