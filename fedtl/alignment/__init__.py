@@ -1,0 +1,29 @@
+"""Entity alignment by private set intersection: which rows of two parties are about one entity.
+
+Knows ids and group elements; knows no parties, no messages and no columns.
+"""
+
+from fedtl.alignment._cache import AlignmentCache
+from fedtl.alignment._group import (
+    InvalidPoint,
+    hash_to_group,
+    invert,
+    multiply,
+    random_scalar,
+)
+from fedtl.alignment._ids import NORMALISATIONS, canonical_ids
+from fedtl.alignment._psi import KeyList, Matcher, label
+
+__all__ = [
+    "NORMALISATIONS",
+    "AlignmentCache",
+    "InvalidPoint",
+    "KeyList",
+    "Matcher",
+    "canonical_ids",
+    "hash_to_group",
+    "invert",
+    "label",
+    "multiply",
+    "random_scalar",
+]
