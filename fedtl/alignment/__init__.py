@@ -3,7 +3,7 @@
 Knows ids and group elements; knows no parties, no messages and no columns.
 """
 
-from fedtl.alignment._cache import AlignmentCache
+from fedtl.alignment._cache import AlignmentCache, KnownList
 from fedtl.alignment._group import (
     InvalidPoint,
     hash_to_group,
@@ -12,17 +12,19 @@ from fedtl.alignment._group import (
     random_scalar,
 )
 from fedtl.alignment._ids import NORMALISATIONS, canonical_ids
-from fedtl.alignment._psi import KeyList, Matcher, label
+from fedtl.alignment._psi import KeyList, Matcher, is_sorted, label
 
 __all__ = [
     "NORMALISATIONS",
     "AlignmentCache",
     "InvalidPoint",
     "KeyList",
+    "KnownList",
     "Matcher",
     "canonical_ids",
     "hash_to_group",
     "invert",
+    "is_sorted",
     "label",
     "multiply",
     "random_scalar",

@@ -113,7 +113,7 @@ class Policy:
         if n_rows < self.min_intersection:
             raise PolicyRefusal(
                 party,
-                f"{n_rows} rows are shared, its policy takes part from "
+                f"{n_rows} rows or fewer are shared, its policy takes part from "
                 f"{self.min_intersection} on; share more rows or ask the party to lower its bound",
             )
 
