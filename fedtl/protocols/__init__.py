@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedtl.parties import Answer
-from fedtl.protocols import alignment, latent, moments, predict, session
+from fedtl.protocols import alignment, cardinality, latent, moments, predict, session
 
 ANSWERS: Mapping[str, tuple[str, Answer]] = {
     alignment.Begin.kind: ("alignment", alignment.answer_begin),
     alignment.Tags.kind: ("alignment", alignment.answer_tags),
     alignment.Blind.kind: ("alignment", alignment.answer_blind),
-    alignment.Count.kind: ("cardinality", alignment.answer_count),
+    cardinality.Count.kind: ("cardinality", cardinality.answer_count),
     session.Open.kind: ("session", session.answer_open),
     session.Prepare.kind: ("session", session.answer_prepare),
     session.End.kind: ("session", session.answer_end),
@@ -24,4 +24,4 @@ ANSWERS: Mapping[str, tuple[str, Answer]] = {
 }
 """For each kind of request, its protocol and the party's end of it."""
 
-__all__ = ["ANSWERS", "alignment", "latent", "moments", "predict", "session"]
+__all__ = ["ANSWERS", "alignment", "cardinality", "latent", "moments", "predict", "session"]

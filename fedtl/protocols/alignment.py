@@ -22,15 +22,6 @@ Who learns what, of ids x of the active party and y of the passive one:
 - ``session.open/1`` and ``predict.request/1``, later, tell the party **which of its rows** the
   active party has, by their positions, and how often each; and how many rows of it are unknown.
 
-And for the size of the intersection alone (protocol ``cardinality``, which a policy may allow
-without ``alignment``):
-
-- ``alignment.count/1`` is like ``alignment.blind/1``.
-- ``alignment.counted/1`` holds the same points and the party's tags under a secret of this one
-  message, each in an order that says nothing: the active party learns **how many** of its x the
-  party has. Repeated with sets that differ in one id, it says of that id what
-  ``alignment.blinded/1`` would.
-
 With several parties, each of them aligns with the active party and with nobody else. It learns,
 row by row, who of them has its ids; of ids that it does not have, it does not learn that two
 parties share them. The passive parties learn nothing of one another's ids: each is asked with
@@ -102,22 +93,6 @@ class Blinded(Message):
     """The same, raised to the party's secret as well, in the same order."""
 
     points: Annotated[np.ndarray, Tensor("uint8", ("points", 32))]
-
-
-@message("alignment.count/1")
-class Count(Message):
-    """Ids, blinded by the active party, of which the shared ones are to be counted."""
-
-    normalisation: str
-    points: Annotated[np.ndarray, Tensor("uint8", ("points", 32))]
-
-
-@message("alignment.counted/1")
-class Counted(Message):
-    """The same and the party's tags, under a secret of this message and sorted."""
-
-    points: Annotated[np.ndarray, Tensor("uint8", ("points", 32))]
-    tags: Annotated[np.ndarray, Tensor("uint8", ("tags", 16))]
 
 
 def align(
@@ -228,46 +203,9 @@ def align_and_ask(
     return ask(align(channel, keys, cache=cache, **options))
 
 
-def count_shared(
-    channel: Channel, keys: Any, *, normalisation: str = "exact", n_threads: int | None = None
-) -> int:
-    """Find out how many different ids a party has, and not which.
-
-    Parameters
-    ----------
-    channel : Channel
-        The party.
-    keys : array-like of shape (n_rows,)
-        Ids of the active party's rows.
-    normalisation : {"exact", "casefold", "digits"}, default="exact"
-        How ids are compared, as the party declares it.
-    n_threads : int, optional
-        Threads that blind and unblind; all cores by default.
-
-    Returns
-    -------
-    int
-        Size of the intersection.
-
-    Raises
-    ------
-    ValueError
-        If an id is neither text nor a whole number.
-    PartyError
-        If the party has another normalisation, or its answer is not that of the protocol.
-    PolicyRefusal
-        If the party does not allow it.
-    """
-    distinct = {i for i in canonical_ids(keys, normalisation) if i is not None}
-    asking = Matcher(list(distinct), n_threads)
-    counted = channel.ask(Count(normalisation=normalisation, points=asking.points), Counted)
-    shared = _matched(channel, asking, counted.points, counted.tags)
-    return int((shared >= 0).sum())
-
-
 def answer_begin(party: PartyService, request: Begin) -> Begun:
     """Name the party's list, making it if this is the first time."""
-    table = _keyed(party, request.normalisation)
+    table = keyed_table(party, request.normalisation)
     if request.n_ids < 0:
         raise PartyError(party.name, "the number of ids must not be negative")
     party.usage.allow_align(party.name, party.policy, request.n_ids)
@@ -276,7 +214,7 @@ def answer_begin(party: PartyService, request: Begin) -> Begun:
 
 def answer_tags(party: PartyService, request: Tags) -> TagList:
     """Give a piece of the tags."""
-    table = _keyed(party, None, request.list)
+    table = keyed_table(party, None, request.list)
     tags = table.key_list.tags
     if not 0 <= request.first < len(tags):
         raise PartyError(party.name, f"has {len(tags)} tags, number {request.first} was asked for")
@@ -285,7 +223,7 @@ def answer_tags(party: PartyService, request: Tags) -> TagList:
 
 def answer_blind(party: PartyService, request: Blind) -> Blinded:
     """Raise blinded ids to the list's secret."""
-    table = _keyed(party, None, request.list)
+    table = keyed_table(party, None, request.list)
     party.usage.align(party.name, party.policy, len(request.points))
     try:
         return Blinded(points=table.key_list.answer(request.points))
@@ -293,16 +231,76 @@ def answer_blind(party: PartyService, request: Blind) -> Blinded:
         raise PartyError(party.name, f"was sent no blinded ids: {error}") from None
 
 
-def answer_count(party: PartyService, request: Count) -> Counted:
-    """Raise blinded ids and the party's own to a new secret, and forget their order."""
-    table = _keyed(party, request.normalisation)
-    party.policy.allow_intersection(party.name, len(request.points))
-    party.usage.align(party.name, party.policy, len(request.points))
+def keyed_table(
+    party: PartyService, normalisation: str | None, name: str | None = None
+) -> KeyedTable:
+    """Return a party's table for a request about ids.
+
+    Parameters
+    ----------
+    party : PartyService
+        The party.
+    normalisation : str or None
+        What the request says of its ids.
+    name : str, optional
+        The list that it is about.
+
+    Returns
+    -------
+    KeyedTable
+        The table.
+
+    Raises
+    ------
+    PartyError
+        If it has no keys, or its normalisation is another.
+    StaleAlignment
+        If its list is another.
+    """
+    table = party.table
+    if not isinstance(table, KeyedTable):
+        raise PartyError(party.name, "its table has no keys, its rows cannot be found by id")
+    if normalisation is not None and normalisation != table.normalisation:
+        raise PartyError(
+            party.name,
+            f"its ids are declared as {table.normalisation!r}, it was asked with "
+            f"{normalisation[:20]!r}; declare the same normalisation at both sides",
+        )
+    if name is not None and name != table.key_list.name:
+        raise StaleAlignment(party.name, "its ids have changed during an alignment; align again")
+    return table
+
+
+def matched(channel: Channel, asking: Matcher, raised: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    """Match a party's answer with its tags.
+
+    Parameters
+    ----------
+    channel : Channel
+        The party, for errors.
+    asking : Matcher
+        What was asked.
+    raised : ndarray of shape (n_ids, 32), dtype uint8
+        The answer.
+    tags : ndarray of shape (n_tags, 16), dtype uint8
+        Tags of the party's ids.
+
+    Returns
+    -------
+    ndarray of shape (n_ids,), dtype int64
+        Position of each id, -1 where the party does not have it.
+
+    Raises
+    ------
+    PartyError
+        If the answer is not that of the protocol.
+    """
+    if len(raised) != len(asking.points) or not are_tags(tags):
+        raise PartyError(channel.name, "did not answer as many ids as were asked about")
     try:
-        points, tags = table.key_list.shuffled(request.points)
+        return asking.positions(raised, tags)
     except InvalidPoint as error:
-        raise PartyError(party.name, f"was sent no blinded ids: {error}") from None
-    return Counted(points=points, tags=tags)
+        raise PartyError(channel.name, f"answered with no blinded ids: {error}") from None
 
 
 def _positions(
@@ -331,7 +329,7 @@ def _positions(
             piece = new[start : start + POINTS_PER_MESSAGE]
             asking = Matcher([ids[i] for i in piece], n_threads)
             raised = channel.ask(Blind(list=known.name, points=asking.points), Blinded)
-            positions[piece] = _matched(channel, asking, raised.points, known.tags)
+            positions[piece] = matched(channel, asking, raised.points, known.tags)
             done += len(piece)
     finally:  # what was answered has been counted by the party, and is not asked again
         known.add(digests[new[:done]], positions[new[:done]], cache.max_ids)
@@ -356,27 +354,3 @@ def _all_tags(channel: Channel, begun: Begun) -> np.ndarray:
     if len(tags) != begun.n_ids or not are_tags(tags):
         raise PartyError(channel.name, f"did not send {begun.n_ids} sorted tags, one for each id")
     return tags
-
-
-def _matched(channel: Channel, asking: Matcher, raised: np.ndarray, tags: np.ndarray) -> np.ndarray:
-    if len(raised) != len(asking.points) or not are_tags(tags):
-        raise PartyError(channel.name, "did not answer as many ids as were asked about")
-    try:
-        return asking.positions(raised, tags)
-    except InvalidPoint as error:
-        raise PartyError(channel.name, f"answered with no blinded ids: {error}") from None
-
-
-def _keyed(party: PartyService, normalisation: str | None, name: str | None = None) -> KeyedTable:
-    table = party.table
-    if not isinstance(table, KeyedTable):
-        raise PartyError(party.name, "its table has no keys, its rows cannot be found by id")
-    if normalisation is not None and normalisation != table.normalisation:
-        raise PartyError(
-            party.name,
-            f"its ids are declared as {table.normalisation!r}, it was asked with "
-            f"{normalisation[:20]!r}; declare the same normalisation at both sides",
-        )
-    if name is not None and name != table.key_list.name:
-        raise StaleAlignment(party.name, "its ids have changed during an alignment; align again")
-    return table

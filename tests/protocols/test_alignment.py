@@ -15,7 +15,8 @@ from fedtl.federation import InProcessChannel, Ledger
 from fedtl.parties import KeyedTable, PartyService, Policy, Table
 from fedtl.protocols import ANSWERS
 from fedtl.protocols import alignment as protocol
-from fedtl.protocols.alignment import align, align_and_ask, count_shared
+from fedtl.protocols.alignment import align, align_and_ask
+from fedtl.protocols.cardinality import Count, Counted, count_shared
 from fedtl.protocols.predict import ask_predictions
 from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.wire import decode, encode
@@ -314,7 +315,7 @@ def test_hostile_points_are_refused_by_both_sides_with_an_error(point):
     with pytest.raises(PartyError, match="was sent no blinded ids: one of 3 points"):
         channel.ask(protocol.Blind(list=name, points=hostile), protocol.Blinded)
     with pytest.raises(PartyError, match="was sent no blinded ids"):
-        channel.ask(protocol.Count(normalisation="exact", points=hostile), protocol.Counted)
+        channel.ask(Count(normalisation="exact", points=hostile), Counted)
     replaced(channel, protocol.Blinded, lambda reply: protocol.Blinded(points=hostile))
     with pytest.raises(PartyError, match="answered with no blinded ids"):
         align(channel, IDS[:3])
@@ -394,7 +395,7 @@ def test_messages_come_back_from_their_bytes(n_points, n_tags, data):
         protocol.TagList(tags=tags),
         protocol.Blind(list="l", points=points),
         protocol.Blinded(points=points),
-        protocol.Count(normalisation="digits", points=points),
-        protocol.Counted(points=points, tags=tags),
+        Count(normalisation="digits", points=points),
+        Counted(points=points, tags=tags),
     ):
         assert encode(decode(encode(message))) == encode(message)
