@@ -1,6 +1,8 @@
 """Alignment finds the rows of the plain join, asks about no id twice, and refuses what is wrong."""
 
+import doctest
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -399,3 +401,9 @@ def test_messages_come_back_from_their_bytes(n_points, n_tags, data):
         Counted(points=points, tags=tags),
     ):
         assert encode(decode(encode(message))) == encode(message)
+
+
+def test_the_example_of_the_documentation_runs_as_shown():
+    page = Path(__file__).parents[2] / "docs" / "alignment.md"
+    result = doctest.testfile(str(page), module_relative=False)
+    assert (result.attempted > 5, result.failed) == (True, 0)
