@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -105,8 +106,9 @@ class KeyedTable(Table):
         reading = batches(
             party, source, key=key, query=query, columns=columns, policy=builder.policy
         )
-        for batch in reading:
-            builder.add(batch)
+        with closing(reading):  # connections as well, if a batch is refused
+            for batch in reading:
+                builder.add(batch)
         super().__init__(builder.frame())
         self.party, self.key, self.normalisation = party, key, normalisation
         self._ids: list[bytes | None] | None = builder.ids

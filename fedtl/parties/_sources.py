@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def batches(
     query: str | None,
     columns: Sequence[str] | None,
     policy: Policy,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Read a table piece by piece.
 
     Parameters
@@ -183,7 +183,10 @@ def _sqlalchemy(party: str, url: str, query: str) -> Iterator[Batch]:
     engine = sqlalchemy.create_engine(url)
     try:
         with engine.connect() as connection:
-            streaming = connection.execution_options(stream_results=True, max_row_buffer=_ROWS)
+            # Without parameters, a driver takes the query as it is, per cent signs included.
+            streaming = connection.execution_options(
+                stream_results=True, max_row_buffer=_ROWS, no_parameters=True
+            )
             result = streaming.exec_driver_sql(query)
             names = [str(name) for name in result.keys()]  # noqa: SIM118  (no mapping)
             _check_unique(names)

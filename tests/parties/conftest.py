@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -52,7 +53,7 @@ def postgresql():
         yield f"fedtl@127.0.0.1:{port}/postgres"
     finally:
         if server is not None:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # which does not wait for clients
             server.wait(20)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -210,12 +210,20 @@ def test_types_of_postgresql_that_others_do_not_have_become_numbers_text_and_tim
         assert_frame_equal(table.block, expected)
 
 
-def test_a_database_is_read_no_further_than_its_policy_allows(postgresql):
-    million = "SELECT i AS id, i * 0.5 AS half FROM generate_series(1, 300000) AS s(i)"
+def test_a_database_is_read_no_further_than_its_policy_allows_and_let_go_of(postgresql):
+    import psycopg
+
+    query = "SELECT i AS id, 'a%b:c' || (i % 9)::text AS t FROM generate_series(1, 300000) AS s(i)"
     policy = Policy(max_table_rows=20_000)
+    connections = "SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL"
     for scheme in ("postgresql+psycopg", "adbc+postgresql"):
-        with pytest.raises(PolicyRefusal, match="its policy allows 20,000; select fewer"):
-            KeyedTable("shop", f"{scheme}://{postgresql}", key="id", query=million, policy=policy)
+        url = f"{scheme}://{postgresql}"
+        with pytest.raises(PolicyRefusal, match="its policy allows 20,000; select fewer") as caught:
+            KeyedTable("shop", url, key="id", query=query, policy=policy)
+        with psycopg.connect(f"postgresql://{postgresql}") as connection:
+            assert connection.execute(connections).fetchone() == (1,), caught
+        table = KeyedTable("shop", url, key="id", query=query.replace("300000", "20000"))
+        assert table.block["t"].iloc[:2].tolist() == ["a%b:c1", "a%b:c2"]
 
 
 @pytest.mark.parametrize("place", WITHOUT_A_SERVER, ids=lambda f: f.__name__)
