@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -131,9 +132,7 @@ def _rbcl() -> Any:
     # Imported on first use, as it unpacks libsodium into a temporary file, which it does not
     # remove. Once it is loaded, the file's name is not needed any more; where the system does
     # not let go of the name, it stays.
-    import rbcl
-    from rbcl import _sodium
-
-    with contextlib.suppress(OSError, AttributeError):
-        os.unlink(_sodium.lib_path)
+    rbcl = importlib.import_module("rbcl")
+    with contextlib.suppress(OSError, AttributeError, ImportError):
+        os.unlink(importlib.import_module("rbcl._sodium").lib_path)
     return rbcl

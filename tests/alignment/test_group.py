@@ -1,6 +1,8 @@
 """The group is ristretto255 as RFC 9496 has it, and nothing but its elements is accepted."""
 
 import hashlib
+import importlib
+import os
 
 import numpy as np
 import pytest
@@ -123,3 +125,9 @@ def test_secrets_differ_from_call_to_call_and_are_reduced():
     assert len({random_scalar() for _ in range(20)}) == 20
     order = 2**252 + 27742317777372353535851937790883648493
     assert int.from_bytes(scalar_from(b"\xff" * 64), "little") == (2**512 - 1) % order
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file that is loaded cannot be removed there")
+def test_the_library_leaves_no_file_behind():
+    hash_to_group([b"ann"])
+    assert not os.path.exists(importlib.import_module("rbcl._sodium").lib_path)
