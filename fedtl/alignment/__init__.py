@@ -11,7 +11,7 @@ from fedtl.alignment._group import (
     multiply,
     random_scalar,
 )
-from fedtl.alignment._ids import NORMALISATIONS, canonical_ids
+from fedtl.alignment._ids import NORMALISATIONS, as_list, canonical_ids
 from fedtl.alignment._psi import KeyList, Matcher, is_sorted, label
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "KeyList",
     "KnownList",
     "Matcher",
+    "as_list",
     "canonical_ids",
     "hash_to_group",
     "invert",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -59,13 +59,39 @@ def canonical_ids(keys: Any, normalisation: str) -> list[bytes | None]:
         )
     rule = NORMALISATIONS[normalisation]
     canonical: list[bytes | None] = []
-    for position, key in enumerate(_values(keys)):
+    for position, key in enumerate(as_list(keys)):
         text = key if type(key) is str else _text(key, position)
         try:
             canonical.append((rule(text).encode() or None) if text is not None else None)
         except UnicodeEncodeError:
             raise ValueError(f"the id at position {position} is no valid Unicode text") from None
     return canonical
+
+
+def as_list(keys: Any) -> list[Any]:
+    """Return ids as a list of Python objects.
+
+    Parameters
+    ----------
+    keys : array-like of shape (n_rows,)
+        See :func:`canonical_ids`.
+
+    Returns
+    -------
+    list of shape (n_rows,)
+        The same ids.
+
+    Raises
+    ------
+    ValueError
+        If there is not one id for each row.
+    """
+    if getattr(keys, "ndim", 1) != 1 or isinstance(keys, str | bytes):
+        raise ValueError("ids must be a list or a one-dimensional array, one for each row")
+    for name in ("to_pylist", "tolist", "to_list"):  # arrow; NumPy and pandas; polars
+        if hasattr(keys, name):
+            return getattr(keys, name)()
+    return list(keys)
 
 
 def _exact(text: str) -> str:
@@ -91,15 +117,6 @@ NORMALISATIONS: dict[str, Callable[[str], str]] = {
     "digits": _digits,
 }
 """What a party may declare of its ids, by name."""
-
-
-def _values(keys: Any) -> Iterable[Any]:
-    if getattr(keys, "ndim", 1) != 1 or isinstance(keys, str | bytes):
-        raise ValueError("ids must be a list or a one-dimensional array, one for each row")
-    for name in ("to_pylist", "tolist", "to_list"):  # arrow; NumPy and pandas; polars
-        if hasattr(keys, name):
-            return getattr(keys, name)()
-    return keys
 
 
 def _text(key: Any, position: int) -> str | None:

@@ -31,15 +31,24 @@ secrets of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
-from fedtl.alignment import AlignmentCache, InvalidPoint, KnownList, Matcher, canonical_ids
+from fedtl.alignment import (
+    AlignmentCache,
+    InvalidPoint,
+    KnownList,
+    Matcher,
+    as_list,
+    canonical_ids,
+)
 from fedtl.alignment import is_sorted as are_tags
 from fedtl.exceptions import PartyError, StaleAlignment
 from fedtl.federation import Channel
 from fedtl.parties import KeyedTable, PartyService
+from fedtl.protocols.session import Open
 from fedtl.wire import Message, Tensor, message
 
 POINTS_PER_MESSAGE = 32_768
@@ -47,6 +56,7 @@ TAGS_PER_MESSAGE = 65_536
 MAX_PARTY_IDS = 20_000_000
 
 R = TypeVar("R")
+M = TypeVar("M", bound=Message)
 
 
 @message("alignment.begin/1")
@@ -201,6 +211,78 @@ def align_and_ask(
     except StaleAlignment:
         cache.forget(channel.name)
     return ask(align(channel, keys, cache=cache, **options))
+
+
+class KeyedChannel:
+    """A channel to a party whose rows are found by key, for whoever numbers rows as in X.
+
+    What is asked about rows by ``ids``, as ``session.open/1`` and ``predict.request/1`` are, is
+    aligned first and sent with the party's positions in their place; other messages pass. So
+    solvers do the same with a party that has a table of its own as with a block of X.
+
+    Parameters
+    ----------
+    channel : Channel
+        The party.
+    keys : array-like of shape (n_rows,)
+        Ids of the rows of X.
+    cache : AlignmentCache
+        What was asked before; to be shared by all channels of a federation, so that the fits of
+        a cross-validation and predictions do not ask again.
+    normalisation : {"exact", "casefold", "digits"}, default="exact"
+        How ids are compared, as the party declares it.
+    min_intersection : int, default=0
+        How many different ids must be shared for a fit.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        keys: Any,
+        *,
+        cache: AlignmentCache,
+        normalisation: str = "exact",
+        min_intersection: int = 0,
+    ) -> None:
+        self.name = channel.name
+        self._channel, self._keys, self._cache = channel, as_list(keys), cache
+        self._normalisation, self._min_intersection = normalisation, min_intersection
+
+    def ask(self, request: Message, expected: type[M]) -> M:
+        """Send a request and return its reply.
+
+        Parameters
+        ----------
+        request : Message
+            What is asked; its ``ids``, if it has any, are row numbers of X.
+        expected : type
+            The message that its protocol replies with.
+
+        Returns
+        -------
+        Message
+            The reply, of the type `expected`.
+
+        Raises
+        ------
+        PartyError
+            If the party cannot or will not answer, or shares too few ids.
+        """
+        if "ids" not in request.schema:
+            return self._channel.ask(request, expected)
+
+        def ask_by_position(positions: np.ndarray) -> M:
+            named: Message = replace(request, ids=positions)  # type: ignore[type-var]
+            return self._channel.ask(named, expected)
+
+        return align_and_ask(
+            self._channel,
+            [self._keys[number] for number in request.ids.tolist()],  # type: ignore[attr-defined]
+            ask_by_position,
+            cache=self._cache,
+            normalisation=self._normalisation,
+            min_intersection=self._min_intersection if isinstance(request, Open) else 0,
+        )
 
 
 def answer_begin(party: PartyService, request: Begin) -> Begun:
