@@ -83,7 +83,7 @@ def alignment(repeats: int, install: bool = False) -> Iterator[str]:
             for n_threads, runs in own.items():
                 runs.append(_own_run(n_threads))
     for n_threads, runs in own.items():
-        yield _line(f"alignment of {N_IDS:,} ids a side, {n_threads} threads", runs)
+        yield _line(f"alignment of {N_IDS:,} ids a side, threads: {n_threads}", runs)
     n_bytes = own[1][0].n_bytes
     if peers:
         yield _line(f"{PEER}, 1 thread, {peers[0].n_bytes / 1e6:.1f} MB", peers)

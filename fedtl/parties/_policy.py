@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 from fedtl.exceptions import PolicyRefusal
@@ -146,6 +147,10 @@ class Policy:
                 )
 
 
+# One for all, and not an attribute: usages are copied and pickled with simulated parties.
+_COUNTING = threading.Lock()
+
+
 @dataclass
 class Usage:
     """What has been used of a policy's quotas, over all sessions of one service."""
@@ -173,8 +178,9 @@ class Usage:
 
     def align(self, party: str, policy: Policy, n_ids: int) -> None:
         """Count ids that are asked about, or refuse them."""
-        self.allow_align(party, policy, n_ids)
-        self.aligned_ids += n_ids
+        with _COUNTING:
+            self.allow_align(party, policy, n_ids)
+            self.aligned_ids += n_ids
 
     def allow_align(self, party: str, policy: Policy, n_ids: int) -> None:
         """Refuse to be asked about more ids than are left, without counting them."""
