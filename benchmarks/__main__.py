@@ -5,18 +5,29 @@ from __future__ import annotations
 import argparse
 import platform
 
-from benchmarks import speed
+from benchmarks import psi, speed
 
 
 def main() -> None:
     """Print one line for each ratio: median, range, bound."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(speed.BENCHMARKS)}")
+    parser.add_argument(
+        "names", nargs="*", help=f"of {', '.join([*speed.BENCHMARKS, 'alignment'])}"
+    )
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help="install what is compared with into temporary environments",
+    )
     options = parser.parse_args()
+    benchmarks = {
+        **speed.BENCHMARKS,
+        "alignment": lambda repeats: psi.alignment(repeats, options.install),
+    }
     print(f"{platform.python_implementation()} {platform.python_version()}")
-    for name in options.names or speed.BENCHMARKS:
-        for line in speed.BENCHMARKS[name](options.repeats):
+    for name in options.names or benchmarks:
+        for line in benchmarks[name](options.repeats):
             print(line, flush=True)
 
 

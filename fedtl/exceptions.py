@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PartyError", "PolicyRefusal", "UnknownRowsWarning"]
+__all__ = ["PartyError", "PolicyRefusal", "StaleAlignment", "UnknownRowsWarning"]
 
 
 class PartyError(ValueError):
@@ -27,6 +27,10 @@ class PartyError(ValueError):
 
 class PolicyRefusal(PartyError):
     """A party refuses a request because its own policy does not allow it."""
+
+
+class StaleAlignment(PartyError):
+    """Rows were named by positions of a table that a party does not have any more; align again."""
 
 
 class UnknownRowsWarning(UserWarning):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 from fedtl.exceptions import PolicyRefusal
@@ -15,14 +16,22 @@ class Policy:
     Parameters
     ----------
     protocols : frozenset of str, optional
-        Names of the protocols that are answered (``"session"``, ``"moments"``,
-        ``"assistance"``, ``"latent"``, ``"predict"``, ``"statistics"``, ``"shared"``, ``"personal"``); all of them by default.
+        Names of the protocols that are answered, ``"session"`` and ``"moments"`` for example: those
+        of the files in ``fedtl/protocols``; all of them by default.
     min_rows : int, default=1
         A sum over fewer rows than this is refused, as it would say too much about one row.
     max_fits : int, optional
         How many fits may be begun; no bound by default.
     max_predicted_rows : int, optional
         How many rows may be scored in all; no bound by default.
+    max_aligned_ids : int, optional
+        How many ids may be asked about in all, which bounds what can be found out by guessing
+        ids; no bound by default.
+    min_intersection : int, default=0
+        A fit on fewer different rows of the party than this is refused, and so is counting an
+        intersection with a smaller set.
+    max_table_rows, max_table_bytes : int, optional
+        A table of the party's own that is larger is not read into memory; no bound by default.
     limits : Limits
         Sizes of messages that are accepted.
 
@@ -37,6 +46,10 @@ class Policy:
     min_rows: int = 1
     max_fits: int | None = None
     max_predicted_rows: int | None = None
+    max_aligned_ids: int | None = None
+    min_intersection: int = 0
+    max_table_rows: int | None = None
+    max_table_bytes: int | None = None
     limits: Limits = field(default_factory=Limits)
 
     def allow_protocol(self, party: str, protocol: str) -> None:
@@ -83,6 +96,60 @@ class Policy:
                 " on; share more rows or ask the party to lower its bound",
             )
 
+    def allow_intersection(self, party: str, n_rows: int) -> None:
+        """Refuse a fit on too few rows of the party.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        n_rows : int
+            Different rows of the party's table that a fit is about.
+
+        Raises
+        ------
+        PolicyRefusal
+            Naming the number of rows and the least that is answered.
+        """
+        if n_rows < self.min_intersection:
+            raise PolicyRefusal(
+                party,
+                f"{n_rows} rows or fewer are shared, its policy takes part from "
+                f"{self.min_intersection} on; share more rows or ask the party to lower its bound",
+            )
+
+    def allow_table(
+        self, party: str, *, n_rows: int | None = None, n_bytes: int | None = None
+    ) -> None:
+        """Refuse to read a table that is too large.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        n_rows, n_bytes : int, optional
+            Its size so far, or in all.
+
+        Raises
+        ------
+        PolicyRefusal
+            Naming the bound.
+        """
+        for size, bound, unit in (
+            (n_rows, self.max_table_rows, "rows"),
+            (n_bytes, self.max_table_bytes, "bytes in memory"),
+        ):
+            if size is not None and bound is not None and size > bound:
+                raise PolicyRefusal(
+                    party,
+                    f"its table has {size:,} {unit} or more, its policy allows {bound:,}; select "
+                    f"fewer rows or columns, or raise max_table_{unit.split()[0]}",
+                )
+
+
+# One for all, and not an attribute: usages are copied and pickled with simulated parties.
+_COUNTING = threading.Lock()
+
 
 @dataclass
 class Usage:
@@ -90,6 +157,7 @@ class Usage:
 
     fits: int = 0
     predicted_rows: int = 0
+    aligned_ids: int = 0
 
     def begin_fit(self, party: str, policy: Policy) -> None:
         """Count one more fit, or refuse it."""
@@ -107,3 +175,18 @@ class Usage:
                 f"{self.predicted_rows} are used and {n_rows} more were asked for",
             )
         self.predicted_rows = used
+
+    def align(self, party: str, policy: Policy, n_ids: int) -> None:
+        """Count ids that are asked about, or refuse them."""
+        with _COUNTING:
+            self.allow_align(party, policy, n_ids)
+            self.aligned_ids += n_ids
+
+    def allow_align(self, party: str, policy: Policy, n_ids: int) -> None:
+        """Refuse to be asked about more ids than are left, without counting them."""
+        if policy.max_aligned_ids is not None and self.aligned_ids + n_ids > policy.max_aligned_ids:
+            raise PolicyRefusal(
+                party,
+                f"its policy allows {policy.max_aligned_ids} ids to be asked about; "
+                f"{self.aligned_ids} are used and {n_ids} more were asked for",
+            )

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from fedtl.parties import Answer
 from fedtl.protocols import (
+    alignment,
     assistance,
+    cardinality,
     latent,
     moments,
     personal,
@@ -17,6 +19,10 @@ from fedtl.protocols import (
 )
 
 ANSWERS: Mapping[str, tuple[str, Answer]] = {
+    alignment.Begin.kind: ("alignment", alignment.answer_begin),
+    alignment.Tags.kind: ("alignment", alignment.answer_tags),
+    alignment.Blind.kind: ("alignment", alignment.answer_blind),
+    cardinality.Count.kind: ("cardinality", cardinality.answer_count),
     session.Open.kind: ("session", session.answer_open),
     session.Prepare.kind: ("session", session.answer_prepare),
     session.End.kind: ("session", session.answer_end),
@@ -44,7 +50,9 @@ ROW_ANSWERS: Mapping[str, tuple[str, Answer]] = {
 __all__ = [
     "ANSWERS",
     "ROW_ANSWERS",
+    "alignment",
     "assistance",
+    "cardinality",
     "latent",
     "moments",
     "personal",

@@ -3,8 +3,9 @@
 Who learns what:
 
 - ``session.open/1`` tells the party the ids of the active party's rows.
-- ``session.opened/1`` tells the active party which of them this party knows. (Private set
-  intersection replaces these two where parties are remote.)
+- ``session.opened/1`` tells the active party which of them this party knows. (Where parties are
+  remote, ids are positions from an alignment by private set intersection: of ids that it does not
+  know, the party learns no more than that they are unknown.)
 - ``session.prepare/1`` asks the party to encode its own rows, in ``session.prepared/1`` it says
   how many columns its encoding has.
 - ``session.end/1`` and ``session.ended/1`` say that training is over: the party forgets the
@@ -126,11 +127,12 @@ def answer_open(party: PartyService, request: Open) -> Opened:
     features = LocalFeatures(party.name, party.recipe)
     if request.resume:
         features = party.session(request.session).features
-    else:
+    known = features.known(party.table, request.ids)
+    party.policy.allow_intersection(party.name, len(np.unique(request.ids[known])))
+    if not request.resume:
         party.sessions[request.session] = Session(features)
     session = party.session(request.session)
-    session.ids = request.ids
-    session.known = features.known(party.table, request.ids)
+    session.ids, session.known = request.ids, known
     return Opened(known=session.known)
 
 
