@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["PartyError", "PolicyRefusal", "UnknownRowsWarning"]
+__all__ = [
+    "PartyBusy",
+    "PartyError",
+    "PartyUnreachable",
+    "PolicyRefusal",
+    "SessionExpired",
+    "UnknownRowsWarning",
+]
 
 
 class PartyError(ValueError):
@@ -27,6 +34,18 @@ class PartyError(ValueError):
 
 class PolicyRefusal(PartyError):
     """A party refuses a request because its own policy does not allow it."""
+
+
+class SessionExpired(PartyError):
+    """A party no longer has the session of a fit; the estimator must be fitted again."""
+
+
+class PartyBusy(PartyError):
+    """A party has no room for one more request at the moment; it may be repeated."""
+
+
+class PartyUnreachable(PartyError):
+    """A party did not answer in time, or could not be reached."""
 
 
 class UnknownRowsWarning(UserWarning):

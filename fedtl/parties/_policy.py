@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 from fedtl.exceptions import PolicyRefusal
@@ -84,26 +85,37 @@ class Policy:
             )
 
 
+# One for all, and not an attribute: usages are copied and pickled with simulated parties.
+_COUNTING = threading.Lock()
+
+
 @dataclass
 class Usage:
-    """What has been used of a policy's quotas, over all sessions of one service."""
+    """What has been used of a policy's quotas, over all sessions of one service.
+
+    Counts are exact with callers in several threads.
+    """
 
     fits: int = 0
     predicted_rows: int = 0
 
     def begin_fit(self, party: str, policy: Policy) -> None:
         """Count one more fit, or refuse it."""
-        if policy.max_fits is not None and self.fits >= policy.max_fits:
-            raise PolicyRefusal(party, f"its policy allows {policy.max_fits} fits; all are used")
-        self.fits += 1
+        with _COUNTING:
+            if policy.max_fits is not None and self.fits >= policy.max_fits:
+                raise PolicyRefusal(
+                    party, f"its policy allows {policy.max_fits} fits; all are used"
+                )
+            self.fits += 1
 
     def predict(self, party: str, policy: Policy, n_rows: int) -> None:
         """Count rows to be scored, or refuse them."""
-        used = self.predicted_rows + n_rows
-        if policy.max_predicted_rows is not None and used > policy.max_predicted_rows:
-            raise PolicyRefusal(
-                party,
-                f"its policy allows {policy.max_predicted_rows} predicted rows; "
-                f"{self.predicted_rows} are used and {n_rows} more were asked for",
-            )
-        self.predicted_rows = used
+        with _COUNTING:
+            used = self.predicted_rows + n_rows
+            if policy.max_predicted_rows is not None and used > policy.max_predicted_rows:
+                raise PolicyRefusal(
+                    party,
+                    f"its policy allows {policy.max_predicted_rows} predicted rows; "
+                    f"{self.predicted_rows} are used and {n_rows} more were asked for",
+                )
+            self.predicted_rows = used

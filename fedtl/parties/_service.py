@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedtl.exceptions import PartyError
+from fedtl.exceptions import PartyError, SessionExpired
 from fedtl.learning.columns import Columns
 from fedtl.parties._features import LocalFeatures, Recipe
 from fedtl.parties._policy import Policy, Usage
@@ -140,13 +140,15 @@ class PartyService:
 
         Raises
         ------
-        PartyError
+        SessionExpired
             If there is none of that name.
         """
         try:
             return self.sessions[name]
         except KeyError:
-            raise PartyError(self.name, "the session has ended; fit the estimator again") from None
+            raise SessionExpired(
+                self.name, "the session has ended; fit the estimator again"
+            ) from None
 
     def training_rows(self, session: Session, rows: np.ndarray) -> np.ndarray:
         """Return positions of known training rows as an index array, refusing any others.

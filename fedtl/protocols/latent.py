@@ -33,6 +33,7 @@ from fedtl.wire import Message, Tensor, message
 
 _ENCODER = "fitted.encoder"
 _TRAINING = "latent.training"
+_MAX_SIZE, _MAX_LATENTS = 100_000, 4096
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,12 @@ def answer_begin(party: PartyService, request: Begin) -> Ready:
         raise PartyError(party.name, "a joint training was begun before its rows were prepared")
     if min(sizes) < 1 or min(request.n_local_rows, request.seed) < 0 or request.lr <= 0:
         raise PartyError(party.name, "sizes of a joint training must be positive")
+    if max(*sizes, request.n_local_rows) > _MAX_SIZE or sizes[0] * sizes[1] > _MAX_LATENTS:
+        raise PartyError(
+            party.name,
+            f"sizes of a joint training must be at most {_MAX_SIZE}, and members times components "
+            f"at most {_MAX_LATENTS}",
+        )
     plan = Plan(
         members=request.members,
         n_components=request.n_components,
@@ -216,6 +223,7 @@ def answer_exchange(party: PartyService, request: Exchange) -> Latents:
     training: LocalTraining | None = session.state.get(_TRAINING)
     if training is None:
         raise PartyError(party.name, "no joint training is under way in this session")
+    training.allow(party, len(request.rows))
     training.learn(party.name, request.gradient)
     return Latents(latents=training.latents(party.training_rows(session, request.rows)))
 
@@ -226,6 +234,7 @@ def answer_encode(party: PartyService, request: Encode) -> Encoded:
     training: LocalTraining | None = session.state.get(_TRAINING)
     if training is None:
         raise PartyError(party.name, "no joint training is under way in this session")
+    training.allow(party, len(request.rows))
     training.finish()
     session.state[_ENCODER] = training.encoder
     rows = training.position[party.training_rows(session, request.rows)]
@@ -279,6 +288,11 @@ class LocalTraining:
         )
         self._rows = torch.empty(0, dtype=torch.int64)
         self._latents: torch.Tensor | None = None
+
+    def allow(self, party: PartyService, n_rows: int) -> None:
+        """Refuse to encode more rows than a reply may hold, before memory is taken for them."""
+        numbers = n_rows * self.encoder.members * self.encoder.encoder.skip.weight.shape[2]
+        party.policy.limits.allow(4 * numbers)
 
     def latents(self, rows: np.ndarray) -> np.ndarray:
         """Encode a batch and remember it until its gradient comes."""

@@ -87,7 +87,7 @@ class Coalition:
         session.known = session.features.known(self.table, session.ids)
         known = [session.known]
         for channel in self.channels:
-            theirs = open_session(channel, self.name, session.ids, resume)
+            theirs = open_session(channel, self.name, self.table.ids, resume)
             if theirs.any() and session.known.any() and not (theirs & session.known).any():
                 raise PartyError(
                     channel.name,
@@ -182,7 +182,9 @@ def look_up(coalition: Coalition, *, scores: bool, latents: bool) -> NewRows:
     ids = np.arange(len(coalition.table), dtype=np.int64)
     columns, own = coalition.session.features.read(coalition.table, ids)
     replies = [
-        ask_predictions(channel, coalition.name, ids, scores=scores, latents=latents)
+        ask_predictions(
+            channel, coalition.name, coalition.table.ids, scores=scores, latents=latents
+        )
         for channel in coalition.channels
     ]
     return NewRows(columns, np.column_stack([own, *[reply.known for reply in replies]]), replies)
