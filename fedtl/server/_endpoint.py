@@ -177,8 +177,7 @@ class Endpoint:
         repeated = conversation.repeated(frame)
         if repeated is not None:
             entry["outcome"] = "repeated"
-            self._write_down(entry)
-            return repeated
+            return repeated if self._written(entry) else self._unlogged_reply(frame)
         conversation.number = frame.number
         conversation.digest = hashlib.sha256(frame.body).digest()
         reply = self._reply(frame, self._carry_out(caller, frame, entry), entry)
@@ -206,7 +205,7 @@ class Endpoint:
             return failure(self.name, error)
 
     def _reply(self, frame: Frame, message: Message, entry: dict[str, Any]) -> bytes:
-        """Write the request down and encode its reply; an unlogged one is an error's."""
+        """Encode a reply and write its request down; what cannot be written is not answered."""
         try:
             body = encode(message)
             self.service.policy.limits.allow(len(body))
@@ -217,13 +216,12 @@ class Endpoint:
         if isinstance(message, Failure):
             entry.setdefault("problem", message.text[:200])
         entry["reply_bytes"] = len(body)
-        try:
-            self._write_down(entry)
-        except OSError as error:
-            _log.error("no request is answered: %s", error)
-            entry["outcome"] = "unlogged"
-            body = encode(failure(self.name, self._unlogged()))
+        if not self._written(entry):
+            return self._unlogged_reply(frame)
         return pack(replace(frame, body=body))
+
+    def _unlogged_reply(self, frame: Frame) -> bytes:
+        return pack(replace(frame, body=encode(failure(self.name, self._unlogged()))))
 
     def _check_log(self) -> None:
         """Carry nothing out that could not be written down."""
@@ -240,9 +238,16 @@ class Endpoint:
             "otherwise; ask the party to make room on its disk, and fit the estimator again",
         )
 
-    def _write_down(self, entry: dict[str, Any]) -> None:
-        self.usages.save()
-        self.audit.append(**entry)
+    def _written(self, entry: dict[str, Any]) -> bool:
+        """Write a request down, and what it used of the quotas."""
+        try:
+            self.usages.save()
+            self.audit.append(**entry)
+        except OSError as error:
+            _log.error("no request is answered: %s", error)
+            entry["outcome"] = "unlogged"
+            return False
+        return True
 
     def _describe(self, caller: Caller) -> Description:
         policy, usage = self.service.policy, caller.service.usage
