@@ -171,6 +171,8 @@ class Lines:
                     return reply
                 broken_since = 0.0
             except Unreached as problem:
+                if problem.too_large:
+                    raise WireError(f"party {party!r}: {problem}") from None
                 now = time.monotonic()
                 broken_since = broken_since or now
                 patient_until = min(until, broken_since + self.patience.reconnect)

@@ -20,11 +20,13 @@ class Unreached(Exception):
         What happened.
     final : bool
         Whether sending them again is of no use.
+    too_large : bool, default=False
+        Whether they are more than the other side takes.
     """
 
-    def __init__(self, problem: str, final: bool) -> None:
+    def __init__(self, problem: str, final: bool, too_large: bool = False) -> None:
         super().__init__(problem)
-        self.final = final
+        self.final, self.too_large = final, too_large
 
 
 class Transport(Protocol):
@@ -149,7 +151,9 @@ class GrpcTransport:
                 final=True,
             )
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-            return Unreached(f"does not accept a message of this size: {details}", final=True)
+            return Unreached(
+                f"does not accept a message of this size: {details}", final=True, too_large=True
+            )
         if "CERTIFICATE_VERIFY_FAILED" in details:
             return Unreached(
                 f"what answers at {self.address} has not the certificate that is pinned for "

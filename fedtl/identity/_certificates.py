@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import secrets
 from typing import Any
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -54,16 +55,21 @@ def self_signed(key: Any, name: str) -> bytes:
     from cryptography.hazmat.primitives import hashes, serialization
 
     now = datetime.datetime.now(datetime.UTC)
+    # A handshake looks for pinned certificates by their subject: those of an old and a new key
+    # of one party must differ in it.
+    subject = _subject(name, secrets.token_hex(16))
     builder = (
         x509.CertificateBuilder()
-        .subject_name(_subject(name))
-        .issuer_name(_subject(name))
+        .subject_name(subject)
+        .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)
         .not_valid_after(now + _VALID)
-        # It cannot sign others: who trusts it trusts this one key.
+        # It cannot sign others: who trusts it trusts this one key. gRPC's TLS library takes the
+        # first of these for a trust anchor all the same; the second it heeds.
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_signs_messages_only(), critical=True)
     )
     for extension in _extensions(name):
         builder = builder.add_extension(extension, critical=False)
@@ -147,11 +153,22 @@ def _load(certificate_pem: bytes) -> Any:
         raise ValueError(f"no certificate in PEM form: {error}") from None
 
 
-def _subject(name: str) -> Any:
+def _subject(name: str, number: str | None = None) -> Any:
     x509 = crypto()
     from cryptography.x509.oid import NameOID
 
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_name(name))])
+    parts = [x509.NameAttribute(NameOID.COMMON_NAME, check_name(name))]
+    if number is not None:
+        parts.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, number))
+    return x509.Name(parts)
+
+
+def _signs_messages_only() -> Any:
+    others = (
+        "content_commitment key_encipherment data_encipherment key_agreement key_cert_sign "
+        "crl_sign encipher_only decipher_only"
+    ).split()
+    return crypto().KeyUsage(digital_signature=True, **dict.fromkeys(others, False))
 
 
 def _extensions(name: str) -> list[Any]:
