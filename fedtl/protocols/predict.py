@@ -13,6 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
+from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
 from fedtl.learning.columns import Columns
 from fedtl.learning.network import PartyEncoder
@@ -67,6 +68,8 @@ def ask_predictions(
 def answer_predictions(party: PartyService, request: Request) -> Reply:
     """Score and encode the rows that the party knows."""
     session = party.session(request.session)
+    if not session.features.fitted:
+        raise PartyError(party.name, "nothing was fitted yet in this session")
     coefficients = session.state.get("fitted.coefficients") if request.scores else None
     encoder = session.state.get("fitted.encoder") if request.latents else None
     numbers = 0 if coefficients is None else coefficients.shape[1]

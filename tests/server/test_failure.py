@@ -171,7 +171,7 @@ def test_a_connection_that_is_cut_for_seconds_changes_nothing(world, data):
 
 
 def test_bytes_on_the_socket_are_those_of_the_ledger(world, data):
-    made = data(n=4000)
+    made = data(n=3000)
     there = world(made)
     proxy = Proxy(there.servers["shop"].address)
     federation = connect(there.folder, proxy.address)
