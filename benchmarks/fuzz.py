@@ -183,7 +183,7 @@ class Fuzzer:
                 odd = int(rng.choice([0, 1, 2, 7, 2**33]))
                 lengths[axis] = usual if rng.random() < 0.85 else odd
         shape = tuple(lengths[axis] for axis in declared.shape)
-        if np.prod([float(n) for n in shape]) > 1e6:
+        if np.prod([max(float(n), 1.0) for n in shape]) > 1e6:
             shape = (0, *[min(n, 2**33 if len(shape) < 3 else 2**20) for n in shape[1:]])
         dtype = np.dtype(declared.dtype)
         if dtype.kind == "f":

@@ -87,6 +87,9 @@ class Identity:
                 f"others may read the private key {self.directory / _KEY}: "
                 f"chmod 600 {self.directory / _KEY}"
             )
+        self._watched = [
+            str(self.directory / f) for f in (_PINS, _REVOKED, _AUTHORITY, _CERTIFICATE)
+        ]
         self._recognised: dict[bytes, Partner | None] = {}
         self._version: tuple[int, ...] = ()
 
@@ -294,8 +297,9 @@ class Identity:
         Partner or None
             None for whoever is not pinned, and not signed by the authority, or is revoked.
         """
-        if self.version != self._version:
-            self._recognised, self._version = {}, self.version
+        version = self.version
+        if version != self._version:
+            self._recognised, self._version = {}, version
         if certificate not in self._recognised:
             if len(self._recognised) > 1000:
                 self._recognised.clear()
@@ -305,8 +309,7 @@ class Identity:
     @property
     def version(self) -> tuple[int, ...]:
         """Something that changes whenever the folder does."""
-        files = [self.directory / f for f in (_PINS, _REVOKED, _AUTHORITY, _CERTIFICATE)]
-        return tuple(f.stat().st_mtime_ns if f.exists() else 0 for f in files)
+        return tuple(map(_changed_at, self._watched))  # asked at every call: no Path objects
 
     def _recognise(self, certificate: bytes) -> Partner | None:
         try:
@@ -332,6 +335,13 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"Identity({str(self.directory)!r})"
+
+
+def _changed_at(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _write_private(path: Path, data: bytes) -> None:

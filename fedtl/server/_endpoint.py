@@ -7,7 +7,6 @@ anything computed. One line of the audit log is written before the reply leaves.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import threading
@@ -22,7 +21,7 @@ from fedtl.exceptions import PartyError
 from fedtl.identity import Partner
 from fedtl.parties import PartyService
 from fedtl.server._audit import AuditLog
-from fedtl.server._callers import Bounds, Caller, Conversation
+from fedtl.server._callers import Bounds, Caller, Conversation, checksum
 from fedtl.server._usage import UsageFile
 from fedtl.wire import (
     Close,
@@ -179,7 +178,7 @@ class Endpoint:
             entry["outcome"] = "repeated"
             return repeated if self._written(entry) else self._unlogged_reply(frame)
         conversation.number = frame.number
-        conversation.digest = hashlib.sha256(frame.body).digest()
+        conversation.checksum = checksum(frame.body)
         reply = self._reply(frame, self._carry_out(caller, frame, entry), entry)
         caller.remember(conversation, reply)
         return reply

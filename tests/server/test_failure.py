@@ -1,9 +1,7 @@
 """Killed, cut off, slow or full: a fit goes on to the same model, or stops and says what to do."""
 
-import contextlib
 import json
 import resource
-import select
 import socket
 import threading
 import time
@@ -13,55 +11,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from benchmarks.remote import Proxy
 from fedtl import FederatedTransferClassifier
 from fedtl.exceptions import PartyError, PartyUnreachable, PolicyRefusal, SessionExpired
 from fedtl.federation import Federation
 from fedtl.server import verify
 
 SETTINGS = {"lr": 0.03, "n_folds": 2, "random_state": 0, "n_components": 4}
-
-
-class Proxy:
-    """A TCP connection that can be cut, or swallow what is sent."""
-
-    def __init__(self, address):
-        host, _, port = address.rpartition(":")
-        self.target, self.up, self.bytes = (host, int(port)), True, 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        self.pairs = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                inner, _ = self.listener.accept()
-                if not self.up:
-                    inner.close()
-                    continue
-                pair = (inner, socket.create_connection(self.target))
-                self.pairs.append(pair)
-                threading.Thread(target=self._carry, args=(pair,), daemon=True).start()
-
-    def _carry(self, pair):
-        with contextlib.suppress(OSError, ValueError):
-            while True:
-                for source in select.select(pair, [], [])[0]:
-                    data = source.recv(2**16)
-                    if not data:
-                        raise OSError
-                    self.bytes += len(data)
-                    pair[1 - pair.index(source)].sendall(data)
-        for each in pair:
-            each.close()
-
-    def cut(self):
-        self.up = False
-        for pair in self.pairs:
-            for each in pair:
-                with contextlib.suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
-        self.pairs.clear()
 
 
 def connect(folder, address, **settings):
@@ -176,7 +132,7 @@ def test_bytes_on_the_socket_are_those_of_the_ledger(world, data):
     proxy = Proxy(there.servers["shop"].address)
     federation = connect(there.folder, proxy.address)
     estimator(made, federation, solver="moments").fit(made.own, made.y)
-    assert 1.0 <= proxy.bytes / federation.ledger.n_bytes < 1.05
+    assert 1.0 <= proxy.n_bytes / federation.ledger.n_bytes < 1.05
     federation.close()
 
 
