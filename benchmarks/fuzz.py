@@ -251,9 +251,7 @@ def run(n_messages: int, seed: int, folder: Path) -> tuple[Findings, Endpoint]:
     service = PartyService("shop", Table(block), PlainRecipe(), ANSWERS, policy=policy)
     bounds = Bounds(sessions=8, reply_bytes=2**20, conversations=100, conversation_seconds=0.0)
     audit = AuditLog(folder / "audit.jsonl")
-    endpoint = Endpoint(
-        service, audit, UsageFile(folder / "usage.json"), bounds=bounds
-    )
+    endpoint = Endpoint(service, audit, UsageFile(folder / "usage.json"), bounds=bounds)
     findings, partner = Findings(), Partner("fuzzer", "f" * 64)
     append = audit.append
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -168,12 +169,11 @@ def remote(repeats: int) -> Iterator[str]:
         X, y = setting.X, setting.y
         own = X[setting.columns["bank"]]
         for solver, bound in (("moments", 2.0), ("latent", 3.0)):
+            simulated, real = setting.estimator(None, solver), setting.estimator(federation, solver)
             ratios = []
             for _ in range(repeats):
-                local = seconds(lambda: setting.estimator(None, solver).fit(X, y))
-                ratios.append(
-                    seconds(lambda: setting.estimator(federation, solver).fit(own, y)) / local
-                )
+                local = seconds(partial(simulated.fit, X, y))
+                ratios.append(seconds(partial(real.fit, own, y)) / local)
             yield ratio(f"remote / simulated fit, {solver}, 20,000 rows", ratios, bound)
         yield from _round_trip(setting, federation, repeats)
         for solver in ("moments", "latent"):
@@ -239,7 +239,10 @@ def callers(repeats: int) -> Iterator[str]:
             f"{_CALLERS} callers for {_SECONDS:.0f} s: {len(took) / _SECONDS:.0f} predictions of "
             f"10 rows a second, {len(errors)} errors {errors[:1] or ''}"
         )
-        yield f"  latency in ms: median {p[0]:.0f}, 90 % {p[1]:.0f}, 99 % {p[2]:.0f}, most {p[3]:.0f}"
+        yield (
+            f"  latency in ms: median {p[0]:.0f}, 90 % {p[1]:.0f}, 99 % {p[2]:.0f}, "
+            f"longest {p[3]:.0f}"
+        )
         yield (
             f"  memory of the party in MiB: {memory[0]:.0f} before, {memory[1]:.0f} after 5 s, "
             f"{memory[-1]:.0f} at the end"

@@ -83,10 +83,8 @@ class Conversation:
 
 
 def checksum(body: bytes) -> int:
-    """Tell messages apart that came under one number by mistake.
-
-    Whoever does it on purpose finds a collision, and gets a reply that it had before.
-    """
+    """Return what tells messages apart that came under one number by mistake."""
+    # Whoever makes two of one checksum on purpose gets a reply that it had before.
     return zlib.crc32(body)
 
 

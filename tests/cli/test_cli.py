@@ -79,7 +79,7 @@ def test_a_file_says_what_is_served_within_which_bounds(tmp_path, capsys):
         (("min_rows = 7", "min_rows = true"), r"min_rows must be of type int, got True"),
         (('name = "shop"', "name = 5"), "name must be of type str"),
         (('name = "shop"', ""), "missing 1 required .*'name'"),
-        (("[table]", "[tabel]"), r"unknown entries \['tabel'\]"),
+        (("[table]", "[rows]"), r"unknown entries \['rows'\]"),
     ],
 )
 def test_a_file_with_a_mistake_is_refused_with_its_place(tmp_path, change, problem):

@@ -355,9 +355,7 @@ def test_quotas_are_kept_when_the_service_is_started_anew(endpoint):
         Asking(second, conversation=b"d" * 8).ask(opening())
 
 
-def test_quotas_are_renewed_by_a_new_day_and_not_by_a_clock_that_is_put_back(
-    endpoint, monkeypatch
-):
+def test_quotas_are_renewed_by_a_new_day_and_not_by_a_clock_that_is_put_back(endpoint, monkeypatch):
     shop = endpoint(Policy(max_fits=1))
     asking = Asking(shop)
     days = iter(["2026-05-02", "2026-05-02", "2026-05-01", "2026-05-03"])

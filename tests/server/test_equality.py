@@ -111,9 +111,7 @@ def test_other_parties_in_X_and_a_name_twice_are_refused(world, data):
     both = FederatedTransferClassifier(made.parties, federation=federation)
     with pytest.raises(ValueError, match=r"\['shop'\].*name only the active party"):
         both.fit(made.X, made.y)
-    same = FederatedTransferClassifier(
-        [("shop", Encoder(), ["bank1"])], federation=federation
-    )
+    same = FederatedTransferClassifier([("shop", Encoder(), ["bank1"])], federation=federation)
     with pytest.raises(ValueError, match="also one of the federation's parties"):
         same.fit(made.own, made.y)
 

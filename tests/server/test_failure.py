@@ -26,7 +26,9 @@ def connect(folder, address, **settings):
 
 
 def estimator(made, federation, **changed):
-    return FederatedTransferClassifier([made.parties[0]], federation=federation, **SETTINGS | changed)
+    return FederatedTransferClassifier(
+        [made.parties[0]], federation=federation, **SETTINGS | changed
+    )
 
 
 def is_unfitted(clf):

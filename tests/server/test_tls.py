@@ -2,12 +2,10 @@
 
 import datetime
 
+import grpc
 import numpy as np
 import pytest
-
-grpc = pytest.importorskip("grpc")
-x509 = pytest.importorskip("cryptography.x509")
-
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
