@@ -28,7 +28,7 @@ from fedtl.wire import (
     unpack,
 )
 
-_IN_FLIGHT = 32
+_IN_FLIGHT = 4  # fewer than a party works on for one caller: more would be told to wait
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _FORGOTTEN_AFTER = 300.0
 _CLOSING_SECONDS = 5.0

@@ -29,8 +29,9 @@ class Bounds:
         Sessions that are open at once.
     session_seconds : float, default=86400.0
         How long a session is kept that nobody asks about.
-    in_flight : int, default=16
-        Requests that are worked on or wait at once.
+    in_flight : int, default=6
+        Requests that are worked on at once: fewer than the service has threads, so that one
+        caller cannot keep all of them from the others.
     conversations : int, default=1024
         Conversations that are known at once.
     conversation_seconds : float, default=900.0
@@ -43,7 +44,7 @@ class Bounds:
 
     sessions: int = 256
     session_seconds: float = 86_400.0
-    in_flight: int = 16
+    in_flight: int = 6
     conversations: int = 1024
     conversation_seconds: float = 900.0
     reply_bytes: int = 2**26

@@ -3,8 +3,11 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,6 +208,39 @@ def test_a_grid_search_in_workers_keeps_the_session_of_the_best_alone(world, dat
     del search
     wait_for(lambda: there.n_sessions == {"shop": 0})
     assert there.servers["shop"].endpoint.caller("bank").service.usage.fits == 5
+
+
+SCRIPT = """
+import sys, numpy as np, pandas as pd
+from fedtl import Encoder, FederatedTransferClassifier
+from fedtl.federation import Federation
+X = pd.read_parquet(sys.argv[3])
+y = X.pop("y")
+clf = FederatedTransferClassifier(
+    [("bank", Encoder(), list(X.columns))],
+    federation=Federation.connect(credentials=sys.argv[1], shop=sys.argv[2]),
+    solver="moments", n_folds=2, random_state=0,
+)
+print(clf.fit(X, y).score(X, y))
+"""
+
+
+def test_a_process_that_ends_leaves_no_session_behind(world, data, tmp_path):
+    made = data()
+    there = world(made)
+    made.own.assign(y=made.y).to_parquet(tmp_path / "table.parquet")
+    arguments = [there.folder / "bank", there.servers["shop"].address, tmp_path / "table.parquet"]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert float(done.stdout) > 0.75, done.stderr
+    assert there.n_sessions == {"shop": 0}
+    assert '"kind":"party.close/1"' in there.audit_log().read_text()
 
 
 def test_callers_in_threads_get_their_own_models_and_are_counted_exactly(world, data):
