@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import platform
 
-from benchmarks import psi, speed
+from benchmarks import psi, remote, speed
+
+BENCHMARKS = speed.BENCHMARKS | remote.BENCHMARKS
 
 
 def main() -> None:
     """Print one line for each ratio: median, range, bound."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", help=f"of {', '.join([*speed.BENCHMARKS, 'alignment'])}"
-    )
+    parser.add_argument("names", nargs="*", help=f"of {', '.join([*BENCHMARKS, 'alignment'])}")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--install",
@@ -22,7 +22,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     benchmarks = {
-        **speed.BENCHMARKS,
+        **BENCHMARKS,
         "alignment": lambda repeats: psi.alignment(repeats, options.install),
     }
     print(f"{platform.python_implementation()} {platform.python_version()}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -15,8 +15,14 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from fedtl.estimators._encoder import Encoder
 from fedtl.estimators._parties import Party, as_table, resolve_parties
-from fedtl.federation import InProcessChannel, Ledger, Simulation
-from fedtl.federation._simulation import SimulatedParties
+from fedtl.federation import (
+    Channel,
+    Federation,
+    Ledger,
+    RemoteParties,
+    SimulatedParties,
+    Simulation,
+)
 from fedtl.parties import Table
 from fedtl.protocols import ANSWERS
 
@@ -33,6 +39,10 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks: training is silent t
         """Nothing to support."""
 
 
+OtherParties = SimulatedParties | RemoteParties
+"""What gives channels to all parties but the active one."""
+
+
 class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
     """Base of the federated estimators.
 
@@ -44,12 +54,12 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
     """
 
     parties: Any
-    federation: Simulation | None
+    federation: Simulation | Federation | None
     random_state: Any
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "parties": [list, tuple, dict, None],
-        "federation": [Simulation, None],
+        "federation": [Simulation, Federation, None],
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "local_updates": [Interval(Integral, 1, None, closed="left")],
@@ -146,12 +156,18 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
         _check_n_features(self, X, reset=reset)
         return X
 
-    def _open(self, X: Any) -> tuple[list[Party], SimulatedParties]:
-        """Find the parties in X and give all but the first a service."""
+    def _open(self, X: Any) -> tuple[list[Party], OtherParties]:
+        """Find the parties in X, and reach all others through the federation."""
         reserved = frozenset(self.get_params(deep=False))
         parties = resolve_parties(self.parties, X, reserved)
         recipes = {party.name: party.encoder for party in parties[1:]}
-        return parties, (self.federation or Simulation()).parties(recipes, ANSWERS)
+        others = (self.federation or Simulation()).parties(recipes, ANSWERS)
+        if parties[0].name in others.names:
+            raise ValueError(
+                f"the active party {parties[0].name!r} is also one of the federation's parties; "
+                "give it another name"
+            )
+        return parties, others
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -180,11 +196,11 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
 
 
 def channels_to(
-    parties: list[Party], services: SimulatedParties, X: Any, ledger: Ledger
-) -> tuple[Table, list[InProcessChannel]]:
+    parties: list[Party], others: OtherParties, X: Any, ledger: Ledger
+) -> tuple[Table, Sequence[Channel]]:
     """Return the active party's rows of X, and channels to the parties that hold the rest."""
     blocks = [party.block(X) for party in parties]
-    return Table(blocks[0]), services.channels(blocks[1:], ledger)
+    return Table(blocks[0], others.row_ids(X)), others.channels(blocks[1:], ledger)
 
 
 def batch_rows(batch_size: int | str, n_rows: int) -> int:

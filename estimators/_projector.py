@@ -33,8 +33,10 @@ class FederatedProjector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fede
     parties : list of (str, Encoder, columns), dict of str to columns, or None, default=None
         Which columns of X belong to whom, in the grammar of
         :class:`~sklearn.compose.ColumnTransformer`. None is one party with all columns.
-    federation : Simulation or None, default=None
-        How the parties are reached. None simulates them in this process.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process. With a
+        :class:`~fedtl.federation.Federation`, X holds the active party's columns only and is a
+        pandas frame whose index holds the rows' ids.
     n_components : int, default=16
         Width of the latent space.
     alignment : float, default=1.0
@@ -155,7 +157,7 @@ class FederatedProjector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fede
                 on_step=on_step,
             )
             self.parties_, self.services_, self.ledger_ = parties, services, ledger
-            self.n_parties_ = len(parties)
+            self.n_parties_ = 1 + len(services.names)
             self.history_ = self.model_.latent.losses
             self.n_iter_ = len(self.history_) * min(self.local_updates, self.max_iter)
             self._n_features_out = self.n_components

@@ -29,8 +29,10 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         "moments" exchanges sums of products once and solves in closed form; "latent" trains
         networks together, mini-batch by mini-batch; "auto" does both, has every party fit trees
         of its own as well, and averages all of them by held-out error.
-    federation : Simulation or None, default=None
-        How the parties are reached. None simulates them in this process.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process. With a
+        :class:`~fedtl.federation.Federation`, X holds the active party's columns only and is a
+        pandas frame whose index holds the rows' ids.
     n_components : int, default=16
         Width of the shared latent space.
     max_iter : int, default=200
@@ -173,8 +175,10 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
         "moments" exchanges sums of products once and solves in closed form; "latent" trains
         networks together, mini-batch by mini-batch; "auto" does both, has every party fit trees
         of its own as well, and averages all of them by held-out error.
-    federation : Simulation or None, default=None
-        How the parties are reached. None simulates them in this process.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process. With a
+        :class:`~fedtl.federation.Federation`, X holds the active party's columns only and is a
+        pandas frame whose index holds the rows' ids.
     n_components : int, default=16
         Width of the shared latent space.
     max_iter : int, default=200

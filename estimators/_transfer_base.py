@@ -20,12 +20,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from fedtl.estimators._base import FederatedEstimator, batch_rows
+from fedtl.estimators._base import FederatedEstimator, OtherParties, batch_rows
 from fedtl.estimators._base import channels_to as _channels
 from fedtl.estimators._parties import Party
 from fedtl.exceptions import UnknownRowsWarning
 from fedtl.federation import Ledger
-from fedtl.federation._simulation import SimulatedParties
 from fedtl.inspection import FederationReport
 from fedtl.learning.targets import is_missing, is_unlabeled
 from fedtl.learning.threads import one_thread
@@ -68,7 +67,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
 
     model_: TransferModel
     parties_: list[Party]
-    services_: SimulatedParties
+    services_: OtherParties
 
     def __init__(
         self,
@@ -198,7 +197,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         if resume:
             # Copies: a fit that fails must not leave half-trained networks behind.
             name, previous = self.model_.name, copy.deepcopy(self.model_)
-            parties, services = self.parties_, copy.deepcopy(self.services_)
+            parties, services = self.parties_, self.services_.resumed()
         active, labeled = parties[ACTIVE], data.labeled
         table, channels = _channels(parties, services, data.X, ledger)
         coalition = Coalition.begin(name, table, channels, active.name, active.encoder)
@@ -224,13 +223,13 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             coalition, problem, settings, timer, previous=previous, on_step=on_step
         )
         self.parties_, self.services_, self.model_, self.ledger_ = parties, services, model, ledger
-        self.n_parties_ = len(parties)
+        names = [active.name, *services.names]
+        self.n_parties_ = len(names)
         self.history_ = [] if model.latent is None else model.latent.losses
         self.n_iter_ = max(len(self.history_) * min(self.local_updates, self.max_iter), 1)
         self._n_features_out = self.n_components
         if self.solver == "moments":
-            self._n_features_out = len(parties) * problem.n_outputs
-        names = [party.name for party in parties]
+            self._n_features_out = len(names) * problem.n_outputs
         self.report_ = FederationReport.of_fit(names, model, problem, ledger, timer.seconds)
         end()
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["PartyError", "PolicyRefusal", "StaleAlignment", "UnknownRowsWarning"]
+__all__ = [
+    "PartyBusy",
+    "PartyError",
+    "PartyUnreachable",
+    "PolicyRefusal",
+    "SessionExpired",
+    "StaleAlignment",
+    "UnknownRowsWarning",
+]
 
 
 class PartyError(ValueError):
@@ -31,6 +39,18 @@ class PolicyRefusal(PartyError):
 
 class StaleAlignment(PartyError):
     """Rows were named by positions of a table that a party does not have any more; align again."""
+
+
+class SessionExpired(PartyError):
+    """A party no longer has the session of a fit; the estimator must be fitted again."""
+
+
+class PartyBusy(PartyError):
+    """A party has no room for one more request at the moment; it may be repeated."""
+
+
+class PartyUnreachable(PartyError):
+    """A party did not answer in time, or could not be reached."""
 
 
 class UnknownRowsWarning(UserWarning):

@@ -2,7 +2,21 @@
 
 from fedtl.federation._channel import Channel, InProcessChannel
 from fedtl.federation._ledger import Ledger
+from fedtl.federation._remote import Federation, RemoteChannel, RemoteParties
 from fedtl.federation._rowwise import RowParties
-from fedtl.federation._simulation import Simulation
+from fedtl.federation._simulation import SimulatedParties, Simulation
+from fedtl.federation._transport import Transport, Unreached
 
-__all__ = ["Channel", "InProcessChannel", "Ledger", "RowParties", "Simulation"]
+__all__ = [
+    "Channel",
+    "Federation",
+    "InProcessChannel",
+    "Ledger",
+    "RemoteChannel",
+    "RemoteParties",
+    "RowParties",
+    "SimulatedParties",
+    "Simulation",
+    "Transport",
+    "Unreached",
+]

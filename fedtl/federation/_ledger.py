@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
+
+# One for all, and not an attribute: ledgers are copied and pickled with estimators.
+_COUNTING = threading.Lock()
 
 
 @dataclass
@@ -52,9 +56,10 @@ class Ledger:
         n_bytes : int
             Its encoded size in bytes.
         """
-        entry = self.entries[party, direction, kind]
-        entry.messages += 1
-        entry.n_bytes += n_bytes
+        with _COUNTING:
+            entry = self.entries[party, direction, kind]
+            entry.messages += 1
+            entry.n_bytes += n_bytes
 
     @property
     def messages(self) -> int:

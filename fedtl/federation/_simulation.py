@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -143,6 +144,18 @@ class SimulatedParties:
 
     def __init__(self, services: Sequence[PartyService], serialize: bool) -> None:
         self.services, self.serialize = list(services), serialize
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parties."""
+        return [service.name for service in self.services]
+
+    def resumed(self) -> SimulatedParties:
+        """Return copies to train on: a fit that fails must leave nothing half-trained behind."""
+        return copy.deepcopy(self)
+
+    def row_ids(self, X: Any) -> None:
+        """Return nothing: the ids of rows are their positions in X, which all parties see."""
 
     def channels(self, blocks: Sequence[Any], ledger: Ledger) -> list[InProcessChannel]:
         """Return a channel to each party, which knows these blocks for as long as it lives.

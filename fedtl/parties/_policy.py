@@ -153,7 +153,10 @@ _COUNTING = threading.Lock()
 
 @dataclass
 class Usage:
-    """What has been used of a policy's quotas, over all sessions of one service."""
+    """What has been used of a policy's quotas, over all sessions of one service.
+
+    Counts are exact with callers in several threads.
+    """
 
     fits: int = 0
     predicted_rows: int = 0
@@ -161,20 +164,24 @@ class Usage:
 
     def begin_fit(self, party: str, policy: Policy) -> None:
         """Count one more fit, or refuse it."""
-        if policy.max_fits is not None and self.fits >= policy.max_fits:
-            raise PolicyRefusal(party, f"its policy allows {policy.max_fits} fits; all are used")
-        self.fits += 1
+        with _COUNTING:
+            if policy.max_fits is not None and self.fits >= policy.max_fits:
+                raise PolicyRefusal(
+                    party, f"its policy allows {policy.max_fits} fits; all are used"
+                )
+            self.fits += 1
 
     def predict(self, party: str, policy: Policy, n_rows: int) -> None:
         """Count rows to be scored, or refuse them."""
-        used = self.predicted_rows + n_rows
-        if policy.max_predicted_rows is not None and used > policy.max_predicted_rows:
-            raise PolicyRefusal(
-                party,
-                f"its policy allows {policy.max_predicted_rows} predicted rows; "
-                f"{self.predicted_rows} are used and {n_rows} more were asked for",
-            )
-        self.predicted_rows = used
+        with _COUNTING:
+            used = self.predicted_rows + n_rows
+            if policy.max_predicted_rows is not None and used > policy.max_predicted_rows:
+                raise PolicyRefusal(
+                    party,
+                    f"its policy allows {policy.max_predicted_rows} predicted rows; "
+                    f"{self.predicted_rows} are used and {n_rows} more were asked for",
+                )
+            self.predicted_rows = used
 
     def align(self, party: str, policy: Policy, n_ids: int) -> None:
         """Count ids that are asked about, or refuse them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedtl.exceptions import PartyError
+from fedtl.exceptions import PartyError, SessionExpired
 from fedtl.learning.columns import Columns
 from fedtl.parties._features import LocalFeatures, Recipe
 from fedtl.parties._policy import Policy, Usage
@@ -141,13 +141,15 @@ class PartyService:
 
         Raises
         ------
-        PartyError
+        SessionExpired
             If there is none of that name.
         """
         try:
             return self.sessions[name]
         except KeyError:
-            raise PartyError(self.name, "the session has ended; fit the estimator again") from None
+            raise SessionExpired(
+                self.name, "the session has ended; fit the estimator again"
+            ) from None
 
     def row_fit(self, name: str) -> dict[str, Any]:
         """Return what row-wise protocols keep for one fit; the first call begins it.

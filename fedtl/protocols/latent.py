@@ -26,13 +26,14 @@ import torch
 
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
-from fedtl.learning.network import PartyEncoder
+from fedtl.learning.network import HIDDEN, PartyEncoder
 from fedtl.learning.training import EncoderTraining, encode
 from fedtl.parties import LocalFeatures, PartyService, Session
 from fedtl.wire import Message, Tensor, message
 
 _ENCODER = "fitted.encoder"
 _TRAINING = "latent.training"
+_MAX_LATENTS, _MAX_UPDATES, _MAX_SIZE = 4096, 1000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,13 @@ def answer_begin(party: PartyService, request: Begin) -> Ready:
         raise PartyError(party.name, "a joint training was begun before its rows were prepared")
     if min(sizes) < 1 or min(request.n_local_rows, request.seed) < 0 or request.lr <= 0:
         raise PartyError(party.name, "sizes of a joint training must be positive")
+    latents, updates = request.members * request.n_components, request.local_updates
+    if latents > _MAX_LATENTS or updates > _MAX_UPDATES or max(sizes) > _MAX_SIZE:
+        raise PartyError(
+            party.name,
+            f"a joint training may have {_MAX_LATENTS} latents of all members together, "
+            f"{_MAX_UPDATES} updates on a batch and {_MAX_SIZE} batches at most",
+        )
     plan = Plan(
         members=request.members,
         n_components=request.n_components,
@@ -202,6 +210,7 @@ def answer_begin(party: PartyService, request: Begin) -> Ready:
         local_updates=request.local_updates,
         lr=request.lr,
     )
+    _allow_batch(party, plan, request.n_local_rows)
     kept = session.state.get(_ENCODER) if request.keep_encoder else None
     training = LocalTraining(
         session, plan, n_local_rows=request.n_local_rows, seed=request.seed, encoder=kept
@@ -214,8 +223,9 @@ def answer_exchange(party: PartyService, request: Exchange) -> Latents:
     """Learn from the last batch's gradient and encode the next batch."""
     session = party.session(request.session)
     training: LocalTraining | None = session.state.get(_TRAINING)
-    if training is None:
+    if training is None or training.finished:
         raise PartyError(party.name, "no joint training is under way in this session")
+    _allow_batch(party, training.plan, len(request.rows) + training.training.n_local_rows)
     training.learn(party.name, request.gradient)
     return Latents(latents=training.latents(party.training_rows(session, request.rows)))
 
@@ -226,11 +236,19 @@ def answer_encode(party: PartyService, request: Encode) -> Encoded:
     training: LocalTraining | None = session.state.get(_TRAINING)
     if training is None:
         raise PartyError(party.name, "no joint training is under way in this session")
+    party.policy.limits.allow(
+        8 * len(request.rows) * training.plan.members * training.plan.n_components
+    )
     training.finish()
     session.state[_ENCODER] = training.encoder
     rows = training.position[party.training_rows(session, request.rows)]
     latents = encode(training.encoder, training.training.inputs[rows].numpy())
     return Encoded(latents=latents.astype(np.float32))
+
+
+def _allow_batch(party: PartyService, plan: Plan, n_rows: int) -> None:
+    """Refuse a batch whose activations are larger than a message may be, before it is computed."""
+    party.policy.limits.allow(4 * n_rows * plan.members * (HIDDEN + plan.n_components))
 
 
 class LocalTraining:
@@ -263,6 +281,7 @@ class LocalTraining:
     ) -> None:
         assert session.columns is not None
         known = np.flatnonzero(session.known)
+        self.plan, self.finished = plan, False
         self.position = np.full(len(session.known), -1, dtype=np.int64)
         self.position[known] = np.arange(len(known))
         self.encoder = encoder or new_encoder(session.features, plan, seed)
@@ -304,6 +323,7 @@ class LocalTraining:
         its own precision.
         """
         self.encoder.encoder.double()
+        self.finished = True
 
 
 def new_encoder(features: LocalFeatures, plan: Plan, seed: int) -> PartyEncoder:

@@ -164,6 +164,11 @@ def answer_moments(party: PartyService, request: MomentsRequest) -> MomentsReply
     session = party.session(request.session)
     rows = party.training_rows(session, request.rows)
     _check_folds(party.name, request.folds, request.n_folds)
+    if not len(rows):
+        raise PartyError(party.name, "moments of no rows were asked for")
+    width = 1 + session.features.encoding_.width
+    columns = width + request.targets.shape[1]
+    party.policy.limits.allow(8 * request.n_folds * width * columns)
     for fold in np.unique(request.folds):
         # What is summed is told for each fold; rows that are repeated or weigh nothing do not
         # make a sum any safer.
@@ -192,6 +197,7 @@ def answer_model(party: PartyService, request: Model) -> Scores:
             f"coefficients for {request.held_out.shape[1]} columns were sent, its encoding has "
             f"{1 + session.features.encoding_.width} with the constant",
         )
+    party.policy.limits.allow(8 * len(rows) * request.held_out.shape[2])
     if request.keep:
         session.state["fitted.coefficients"] = request.coefficients
     return Scores(scores=fold_scores(session, rows, request.folds, request.held_out))

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
+from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
 from fedtl.learning.columns import Columns
 from fedtl.learning.network import PartyEncoder
@@ -78,13 +79,20 @@ def ask_predictions(
 
 def answer_predictions(party: PartyService, request: Request) -> Reply:
     """Score and encode the rows that the party knows."""
-    party.usage.predict(party.name, party.policy, len(request.ids))
     session = party.session(request.session)
+    if not session.features.fitted:
+        raise PartyError(party.name, "nothing was fitted yet in this session")
+    coefficients = session.state.get("fitted.coefficients") if request.scores else None
+    encoder = session.state.get("fitted.encoder") if request.latents else None
+    numbers = 0 if coefficients is None else coefficients.shape[1]
+    if encoder is not None:
+        numbers += encoder.members * encoder.encoder.skip.weight.shape[2]
+    party.policy.limits.allow(len(request.ids) * (1 + 8 * numbers))
+    party.usage.predict(party.name, party.policy, len(request.ids))
     columns, known = session.features.read(party.table, request.ids)
     rows = np.flatnonzero(known)
     scores = np.zeros((len(known), 0))
-    coefficients = session.state.get("fitted.coefficients")
-    if request.scores and coefficients is not None:
+    if coefficients is not None:
         scores = np.zeros((len(known), coefficients.shape[1]))
         for piece, encoded in session.features.chunks(columns, rows):
             scores[rows[piece]] = encoded @ coefficients[1:] + coefficients[0]
@@ -93,8 +101,7 @@ def answer_predictions(party: PartyService, request: Request) -> Reply:
     if request.trees and trees is not None:
         of_trees = local_scores(session, trees, columns, rows)
     latents = np.zeros((0, len(known), 0))
-    encoder = session.state.get("fitted.encoder")
-    if request.latents and encoder is not None:
+    if encoder is not None:
         latents = local_latents(session, encoder, columns, rows)
     return Reply(known=known, scores=scores, trees=of_trees, latents=latents)
 

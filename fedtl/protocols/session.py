@@ -23,6 +23,8 @@ from fedtl.federation import Channel
 from fedtl.parties import LocalFeatures, PartyService, Session
 from fedtl.wire import Message, Tensor, message
 
+_MAX_BINS = 256
+
 
 @message("session.open/1")
 class Open(Message):
@@ -139,8 +141,8 @@ def answer_open(party: PartyService, request: Open) -> Opened:
 def answer_prepare(party: PartyService, request: Prepare) -> Prepared:
     """Fit the party's own encoding, unless an earlier fit's is kept."""
     session = party.session(request.session)
-    if request.n_bins < 0 or not 0 <= request.seed < 2**32:
-        raise PartyError(party.name, "n_bins must not be negative and seed lie in [0, 2**32)")
+    if not 0 <= request.n_bins <= _MAX_BINS or not 0 <= request.seed < 2**32:
+        raise PartyError(party.name, f"n_bins must lie in [0, {_MAX_BINS}] and seed in [0, 2**32)")
     if not session.features.fitted:
         session.features.fit(party.table.block, request.n_bins, request.seed)
     session.read(party.table)

@@ -87,7 +87,7 @@ class Coalition:
         session.known = session.features.known(self.table, session.ids)
         known = [session.known]
         for channel in self.channels:
-            theirs = open_session(channel, self.name, session.ids, resume)
+            theirs = open_session(channel, self.name, self.table.ids, resume)
             if theirs.any() and session.known.any() and not (theirs & session.known).any():
                 raise PartyError(
                     channel.name,
@@ -188,7 +188,12 @@ def look_up(
     wanted = [False] * len(coalition.channels) if trees is None else trees
     replies = [
         ask_predictions(
-            channel, coalition.name, ids, scores=scores, latents=latents, trees=of_trees
+            channel,
+            coalition.name,
+            coalition.table.ids,
+            scores=scores,
+            latents=latents,
+            trees=of_trees,
         )
         for channel, of_trees in zip(coalition.channels, wanted, strict=True)
     ]

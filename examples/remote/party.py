@@ -1,0 +1,57 @@
+"""Split one table into a bank's, a shop's and a telecom's part, as files in a folder each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+
+NAMES = ("bank", "shop", "telecom")
+# Ten measurements, each three times, stand in for what three organisations know of the same
+# people. The bank has the weak ones, and the labels.
+MEASUREMENTS = {"bank": (4, 8, 9), "shop": (0, 2, 3), "telecom": (1, 5, 6, 7)}
+PARTY = """\
+name = "{name}"
+listen = "127.0.0.1:{port}"
+health = "127.0.0.1:{health}"
+
+[table]
+path = "table.parquet"
+
+[policy]
+protocols = ["session", "moments", "predict"]
+min_rows = 20
+fits_per_day = 100
+predicted_rows_per_day = 100000
+shows_columns = true
+"""
+
+
+def write_tables(folder: Path) -> None:
+    """Write each party's table; row numbers are the ids that all of them share."""
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    for i, name in enumerate(NAMES):
+        own = X.iloc[:, [c for c in range(30) if c % 10 in MEASUREMENTS[name]]].copy()
+        # Each partner does not know a tenth of the bank's customers.
+        if name != "bank":
+            own[np.random.default_rng(i).random(len(own)) < 0.1] = np.nan
+        else:
+            own["label"] = y
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        own.to_parquet(folder / name / "table.parquet")
+
+
+def write_settings(folder: Path, ports: dict[str, tuple[int, int]]) -> None:
+    """Write the partners' files: port 0 takes any that is free."""
+    for name, (port, health) in ports.items():
+        text = PARTY.format(name=name, port=port, health=health)
+        (folder / name / "party.toml").write_text(text)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    write_tables(target)
+    write_settings(target, {"shop": (9443, 9480), "telecom": (9444, 9481)})
+    print(f"wrote the tables of {', '.join(NAMES)} to {target}")

@@ -1,0 +1,7 @@
+"""``python -m fedtl.cli`` is ``fedtl``."""
+
+import sys
+
+from fedtl.cli import main
+
+sys.exit(main())

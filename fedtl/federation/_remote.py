@@ -1,0 +1,423 @@
+"""Parties on other machines: a handle that can be cloned, pickled and shared."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fedtl.exceptions import PartyError
+from fedtl.federation._ledger import Ledger
+from fedtl.federation._lines import Lines, Patience
+from fedtl.federation._transport import transport_for
+from fedtl.identity import Identity
+from fedtl.wire import Describe, Description, Failure, Message, decode, encode, raised
+
+R = TypeVar("R", bound=Message)
+_OPENS = "session.open/"
+
+
+class Federation:
+    """A handle on parties whose columns are not in X; made by :meth:`connect`.
+
+    It is an address, not a connection: it can be cloned, pickled and sent to the workers of a
+    grid search, and connects where it is used. Sessions that estimators open through it end when
+    the estimators are deleted, when the handle is closed, or at the latest when the parties'
+    leases run out.
+
+    Parameters
+    ----------
+    addresses : mapping of str to str
+        Address of each party.
+    credentials : str or Path
+        Folder of this party's identity.
+    patience : Patience
+        How long is waited.
+    group : bytes of length 8, optional
+        What copies of one handle have in common; drawn anew by default.
+
+    Attributes
+    ----------
+    names : list of str
+        The parties.
+    ledger : Ledger
+        What crossed through this object in this process, over all estimators.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[str, str],
+        credentials: str | Path,
+        patience: Patience,
+        group: bytes | None = None,
+    ) -> None:
+        self.addresses = dict(addresses)
+        self.credentials = str(credentials)
+        self.patience = patience
+        self.group = group or secrets.token_bytes(8)
+        self.ledger = Ledger()
+        self._lock = threading.Lock()
+        self._live: tuple[int, Lines] | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        credentials: str | Path,
+        deadline: float = 300.0,
+        reconnect: float = 30.0,
+        compress: bool = False,
+        **addresses: str,
+    ) -> Federation:
+        """Make a handle on remote parties; nothing is sent yet.
+
+        Parameters
+        ----------
+        credentials : str or Path
+            Folder of this party's identity, in which the others' certificates are pinned.
+        deadline : float, default=300.0
+            Seconds that one answer may take, attempts and waiting included.
+        reconnect : float, default=30.0
+            Seconds for which a party that cannot be reached is tried again, in the middle of a
+            fit as well.
+        compress : bool, default=False
+            Whether messages that become half as long at least are sent compressed. It pays on
+            slow lines and where ids are sent; the ledger counts what there was to be sent.
+        **addresses : str
+            Address of each party by its name, as ``shop="shop.example:9443"``. The name must be
+            that of the party's certificate.
+
+        Returns
+        -------
+        Federation
+            The handle; also a context manager that closes it.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no identity in that folder.
+        ValueError
+            If there is no address, or one that is none.
+
+        See Also
+        --------
+        fedtl.server.serve : The other end.
+
+        Examples
+        --------
+        >>> import tempfile, numpy as np
+        >>> from fedtl.federation import Federation
+        >>> from fedtl.identity import Identity
+        >>> from fedtl.server import serve
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> shop = Identity.create(f"{folder.name}/shop", "shop")
+        >>> bank = Identity.create(f"{folder.name}/bank", "bank")
+        >>> _ = shop.pin(bank.certificate, bank.fingerprint)
+        >>> _ = bank.pin(shop.certificate, shop.fingerprint)
+        >>> server = serve(
+        ...     "shop", np.ones((9, 2)), credentials=shop.directory, state=folder.name
+        ... ).start()
+        >>> with Federation.connect(credentials=bank.directory, shop=server.address) as federation:
+        ...     federation.describe()["shop"]["protocols"]
+        ['latent', 'moments', 'predict', 'session']
+        >>> server.stop()
+        >>> folder.cleanup()
+        """
+        if not addresses:
+            raise ValueError("no party is named; write connect(shop='host:port', ...)")
+        identity = Identity(credentials)
+        for name, address in addresses.items():
+            transport_for(name, address, identity)
+        if not 0 < reconnect <= deadline <= 600:
+            raise ValueError(
+                f"reconnect={reconnect} and deadline={deadline} are seconds with "
+                "0 < reconnect <= deadline <= 600: parties know repeated messages for 15 minutes"
+            )
+        return cls(addresses, credentials, Patience(deadline, reconnect, compress))
+
+    @property
+    def names(self) -> list[str]:
+        """The parties, in the order in which they were given."""
+        return list(self.addresses)
+
+    def channels(self, ledger: Ledger) -> list[RemoteChannel]:
+        """Return a channel to each party.
+
+        Parameters
+        ----------
+        ledger : Ledger
+            Where messages are counted, beside the handle's own.
+
+        Returns
+        -------
+        list of RemoteChannel
+            In the order of the names.
+        """
+        return [RemoteChannel(name, self, ledger) for name in self.addresses]
+
+    def parties(self, recipes: Mapping[str, Any], answers: object = None) -> RemoteParties:
+        """Return what an estimator holds on to: the parties, and a lease of its sessions.
+
+        Parameters
+        ----------
+        recipes : mapping
+            Of parties beside the active one whose columns are in X; there must be none.
+        answers : object, optional
+            Not used: remote parties have their own.
+
+        Returns
+        -------
+        RemoteParties
+            The parties.
+
+        Raises
+        ------
+        ValueError
+            If there are other parties in X.
+        """
+        if recipes:
+            raise ValueError(
+                f"the parties {sorted(recipes)} have columns in X, and the federation connects to "
+                f"{self.names}; beside remote parties, name only the active party in parties"
+            )
+        return RemoteParties(self)
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Ask every party for its policy, and its columns if it shows them.
+
+        Returns
+        -------
+        dict of str to dict
+            By party: ``protocols``, ``min_rows``, ``fits`` and ``predicted_rows`` (allowed and
+            used), ``message_bytes``, ``sessions`` (of this caller) and ``columns``, or ``error``
+            where a party could not be asked.
+        """
+        described: dict[str, dict[str, Any]] = {}
+        for channel in self.channels(Ledger()):
+            try:
+                text = channel.ask(Describe(), Description).text
+                described[channel.name] = json.loads(text.tobytes())
+            except PartyError as error:
+                described[channel.name] = {"error": str(error)}
+        return described
+
+    def close(self) -> None:
+        """End all sessions that were opened through this handle or its copies, and disconnect."""
+        with self._lock:
+            live, self._live = self._live, None
+        if live is not None and live[0] == os.getpid():
+            live[1].close()
+
+    @property
+    def lines(self) -> Lines:
+        """The connections of this process."""
+        with self._lock:
+            # A forked process must not use its parent's connections.
+            if self._live is None or self._live[0] != os.getpid():
+                identity = Identity(self.credentials)
+                transports = {
+                    name: transport_for(name, address, identity)
+                    for name, address in self.addresses.items()
+                }
+                self._live = os.getpid(), Lines(self.group, transports, self.patience)
+            return self._live[1]
+
+    def __enter__(self) -> Federation:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __sklearn_clone__(self) -> Federation:
+        return self
+
+    def __copy__(self) -> Federation:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Federation:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Federation, (self.addresses, self.credentials, self.patience, self.group)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={address!r}" for name, address in self.addresses.items())
+        return f"Federation({shown})"
+
+
+class RemoteChannel:
+    """A border between machines.
+
+    Parameters
+    ----------
+    name : str
+        Name of the party.
+    federation : Federation
+        The handle it belongs to.
+    ledger : Ledger
+        Where messages are counted.
+    lease : RemoteParties, optional
+        What ends the sessions that are opened.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        federation: Federation,
+        ledger: Ledger,
+        lease: RemoteParties | None = None,
+    ) -> None:
+        self.name = name
+        self._federation, self._ledger, self._lease = federation, ledger, lease
+
+    def ask(self, request: Message, expected: type[R]) -> R:
+        """Send a request and return its reply.
+
+        Parameters
+        ----------
+        request : Message
+            What is asked.
+        expected : type
+            The message that its protocol replies with.
+
+        Returns
+        -------
+        Message
+            The reply, of the type `expected`.
+
+        Raises
+        ------
+        WireError
+            If either message breaks its schema or the party's limits.
+        PartyError
+            If the party cannot or will not answer: a :class:`~fedtl.exceptions.PolicyRefusal`,
+            :class:`~fedtl.exceptions.SessionExpired` or
+            :class:`~fedtl.exceptions.PartyUnreachable` among them.
+        """
+        body = encode(request)
+        if self._lease is not None and request.kind.startswith(_OPENS):
+            self._lease.hold(self.name, getattr(request, "session", ""))
+        self._count("sent", request.kind, len(body))
+        came = self._federation.lines.ask(self.name, body)
+        reply = decode(came)
+        self._count("received", reply.kind, len(came))
+        if isinstance(reply, Failure):
+            raise raised(reply, self.name)
+        if not isinstance(reply, expected):
+            raise PartyError(self.name, f"replied {reply.kind!r} instead of {expected.kind!r}")
+        return reply
+
+    def _count(self, direction: str, kind: str, n_bytes: int) -> None:
+        for ledger in (self._ledger, self._federation.ledger):
+            ledger.add(self.name, direction, kind, n_bytes)
+
+
+class RemoteParties:
+    """What a fitted estimator holds on to: remote parties, and a lease of its sessions there.
+
+    The sessions end when this object is deleted. A pickle of it has the sessions and no lease:
+    they then end with the handle, or when the parties' own time is up.
+
+    Parameters
+    ----------
+    federation : Federation
+        The handle.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self._held: list[tuple[str, str]] = []
+        self._finalizer: Any = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parties."""
+        return self.federation.names
+
+    def channels(self, blocks: Sequence[Any], ledger: Ledger) -> list[RemoteChannel]:
+        """Return a channel to each party.
+
+        Parameters
+        ----------
+        blocks : sequence
+            Columns of parties in X; there are none.
+        ledger : Ledger
+            Where messages are counted.
+
+        Returns
+        -------
+        list of RemoteChannel
+            In the order of the names.
+        """
+        assert not blocks
+        return [RemoteChannel(name, self.federation, ledger, self) for name in self.names]
+
+    def row_ids(self, X: Any) -> np.ndarray:
+        """Return the ids of rows as the parties know them: the index of a pandas frame.
+
+        Parameters
+        ----------
+        X : DataFrame of shape (n_rows, n_columns)
+            Rows with their ids as an index of integers.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,), dtype int64
+            Ids.
+
+        Raises
+        ------
+        ValueError
+            If X has no such index. Positions would do for one X, but a part of it, as in
+            cross-validation, would silently be matched to other rows.
+        """
+        index = np.asarray(getattr(X, "index", None))
+        if index.ndim != 1 or index.dtype.kind not in "iu":
+            found = f"an index of {index.dtype}" if index.ndim == 1 else "no index"
+            raise ValueError(
+                "with remote parties X must be a pandas DataFrame whose index holds the rows' ids "
+                "as integers, by which the parties find their own rows; "
+                f"got {type(X).__name__} with {found}. "
+                "In a pipeline, .set_output(transform='pandas') keeps the index"
+            )
+        return index.astype(np.int64)
+
+    def resumed(self) -> RemoteParties:
+        """Refuse to train on: a fit that fails could not be undone at the parties."""
+        raise PartyError(
+            self.names[0],
+            "is remote, and training on (warm_start, partial_fit) is for simulated parties only: "
+            "fit the estimator anew",
+        )
+
+    def hold(self, party: str, session: str) -> None:
+        """End this session when this object is deleted."""
+        lines = self.federation.lines
+        lines.hold(party, session)
+        self._held.append((party, session))
+        if self._finalizer is None:
+            self._finalizer = weakref.finalize(self, _let_go, lines, self._held)
+            self._finalizer.atexit = False  # the connections have a better moment for it
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RemoteParties:
+        return self  # one lease: the sessions end when no copy of an estimator needs them
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._finalizer is not None and self._finalizer.detach() is not None:
+            self.federation.lines.release(self._held)
+        return {"federation": self.federation}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["federation"])  # type: ignore[misc]
+
+
+def _let_go(lines: Lines, held: list[tuple[str, str]]) -> None:
+    for party, session in held:
+        lines.end_later(party, session)

@@ -1,0 +1,290 @@
+"""A party on the network, from Python or from a file."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fedtl.identity import Identity
+from fedtl.parties import PartyService, Policy, Recipe, Table
+from fedtl.protocols import ANSWERS
+from fedtl.server._audit import AuditLog
+from fedtl.server._callers import Bounds
+from fedtl.server._endpoint import Endpoint
+from fedtl.server._grpc import Server
+from fedtl.server._usage import UsageFile
+from fedtl.wire import Limits
+
+AUDIT, USAGE, APPROVALS = "audit.jsonl", "usage.json", "approvals"
+
+
+@dataclass
+class PlainRecipe:
+    """The encoding of a party that gives no encoder."""
+
+    preprocessor: Any = None
+    module: Any = None
+    frozen: Any = False
+    lr: float | None = None
+
+
+def serve(
+    name: str,
+    table: Any,
+    encoder: Recipe | None = None,
+    *,
+    credentials: str | Path,
+    state: str | Path,
+    address: str = "127.0.0.1:0",
+    policy: Policy | None = None,
+    approval: bool = False,
+    shows_columns: bool = False,
+    session_hours: float = 24.0,
+    fsync: bool = False,
+) -> Server:
+    """Set up a party that answers partners over gRPC with mutual TLS.
+
+    Parameters
+    ----------
+    name : str
+        Name of the party; that of its identity.
+    table : Table, ndarray or dataframe of shape (n_rows, n_columns)
+        Its rows. Of an array or dataframe, row ``i`` has the id ``i``.
+    encoder : Encoder, optional
+        How it encodes its columns.
+    credentials : str or Path
+        Folder of its identity; see :class:`fedtl.identity.Identity`.
+    state : str or Path
+        Folder for the audit log and what is used of the quotas, made if it is not there. One
+        server at a time may use it.
+    address : str, default="127.0.0.1:0"
+        Where to listen, as ``"host:port"``. Port 0 takes any that is free.
+    policy : Policy, optional
+        What it answers. Quotas are for each caller and day (in UTC).
+    approval : bool, default=False
+        Whether a person has to approve each fit, by ``fedtl approve``.
+    shows_columns : bool, default=False
+        Whether partners are told the names and types of the columns.
+    session_hours : float, default=24.0
+        How long a session, with the model fitted in it, is kept that nobody asks about.
+    fsync : bool, default=False
+        Whether each line of the audit log is forced to the disk before the answer leaves;
+        otherwise that is done once a second.
+
+    Returns
+    -------
+    Server
+        To be started with ``start()``, or by a ``with`` block that stops it.
+
+    Raises
+    ------
+    ValueError
+        If the identity is another party's.
+    OSError
+        If the address is taken, or the state cannot be used.
+
+    See Also
+    --------
+    fedtl.federation.Federation.connect : The other end.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from fedtl.identity import Identity
+    >>> from fedtl.server import serve
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> identity = Identity.create(f"{folder.name}/shop", "shop")
+    >>> table = np.random.default_rng(0).normal(size=(100, 3))
+    >>> with serve("shop", table, credentials=identity.directory, state=folder.name) as server:
+    ...     server.address.startswith("127.0.0.1:")
+    True
+    >>> folder.cleanup()
+    """
+    identity = Identity(credentials)
+    if identity.name != name:
+        raise ValueError(
+            f"the identity in {credentials} is that of {identity.name!r}, not of {name!r}; "
+            "partners would refuse it"
+        )
+    state = Path(state)
+    state.mkdir(parents=True, exist_ok=True)
+    table = table if hasattr(table, "select") and hasattr(table, "block") else Table(table)
+    service = PartyService(name, table, encoder or PlainRecipe(), ANSWERS, policy=policy)
+    audit = AuditLog(state / AUDIT, every_line=fsync)
+    try:
+        endpoint = Endpoint(
+            service,
+            audit,
+            UsageFile(state / USAGE, state / APPROVALS if approval else None),
+            bounds=Bounds(session_seconds=3600.0 * session_hours),
+            shows_columns=shows_columns,
+        )
+        return Server(endpoint, identity, address)
+    except BaseException:
+        audit.close()
+        raise
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """The table ``[policy]`` of a party's file; quotas are for each caller and day."""
+
+    protocols: list[str] | None = None
+    min_rows: int = 20
+    fits_per_day: int | None = None
+    predicted_rows_per_day: int | None = None
+    approval: bool = False
+    shows_columns: bool = False
+    message_mib: int = 256
+
+    def policy(self) -> Policy:
+        """Return the bounds that the service checks."""
+        return Policy(
+            protocols=None if self.protocols is None else frozenset(self.protocols),
+            min_rows=self.min_rows,
+            max_fits=self.fits_per_day,
+            max_predicted_rows=self.predicted_rows_per_day,
+            limits=Limits(message_bytes=self.message_mib * 2**20),
+        )
+
+
+@dataclass(frozen=True)
+class PartyFile:
+    """What a party's TOML file says. Paths are relative to the file.
+
+    Parameters
+    ----------
+    name : str
+        Name of the party.
+    table : dict
+        ``path`` of a Parquet or CSV file, and ``columns``, if not all of them take part.
+    credentials : str
+        Folder of the identity.
+    state : str
+        Folder of audit log and quotas.
+    listen : str
+        Address for partners.
+    health : str, optional
+        Loopback address for health and metrics.
+    session_hours : float
+        See :func:`serve`.
+    fsync : bool
+        See :func:`serve`.
+    policy : PolicySettings
+        What is answered.
+    folder : Path
+        Where the file is.
+    """
+
+    name: str
+    table: dict[str, Any]
+    credentials: str = "identity"
+    state: str = "state"
+    listen: str = "0.0.0.0:9443"
+    health: str | None = None
+    session_hours: float = 24.0
+    fsync: bool = False
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    folder: Path = Path()
+
+    @classmethod
+    def read(cls, path: str | Path) -> PartyFile:
+        """Read and check a file.
+
+        Parameters
+        ----------
+        path : str or Path
+            The TOML file.
+
+        Returns
+        -------
+        PartyFile
+            What it says.
+
+        Raises
+        ------
+        ValueError
+            Naming the entry that is missing, unknown or of the wrong type.
+        """
+        path = Path(path)
+        said = tomllib.loads(path.read_text())
+        said["policy"] = _checked(PolicySettings, said.get("policy", {}), f"{path}: [policy]")
+        return _checked(cls, said | {"folder": path.resolve().parent}, str(path))
+
+    def inside(self, entry: str) -> Path:
+        """Return a path of the file's folder."""
+        return self.folder / entry
+
+    def server(self) -> Server:
+        """Return the server that the file describes, not started yet."""
+        return serve(
+            self.name,
+            read_table(self.folder, **self.table),
+            credentials=self.inside(self.credentials),
+            state=self.inside(self.state),
+            address=self.listen,
+            policy=self.policy.policy(),
+            approval=self.policy.approval,
+            shows_columns=self.policy.shows_columns,
+            session_hours=self.session_hours,
+            fsync=self.fsync,
+        )
+
+
+def read_table(folder: Path, *, path: str, columns: list[str] | None = None) -> Any:
+    """Read a party's table.
+
+    Parameters
+    ----------
+    folder : Path
+        Where relative paths begin.
+    path : str
+        A Parquet or CSV file; its rows' numbers are their ids.
+    columns : list of str, optional
+        The columns that take part; all of them by default.
+
+    Returns
+    -------
+    DataFrame
+        The table.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError("a table in a file needs pandas: pip install 'fedtl[data]'") from error
+    file, kind = folder / path, os.path.splitext(path)[1]
+    if kind == ".parquet":
+        return pd.read_parquet(file, columns=columns)
+    if kind == ".csv":
+        frame = pd.read_csv(file)
+        return frame if columns is None else frame[columns]
+    raise ValueError(f"the table {path!r} is neither a .parquet nor a .csv file")
+
+
+def _checked(cls: Any, said: dict[str, Any], where: str) -> Any:
+    """Build a dataclass from a table of TOML, naming what does not belong there."""
+    known = {f.name: f for f in fields(cls)}
+    unknown = sorted(set(said) - set(known))
+    if unknown:
+        raise ValueError(f"{where}: unknown entries {unknown}; known are {sorted(known)}")
+    for name, value in said.items():
+        wanted = str(known[name].type).removesuffix(" | None").split("[")[0]
+        if type(value) not in _TYPES.get(wanted, (type(value),)):
+            raise ValueError(f"{where}: {name} must be of type {wanted}, got {value!r}")
+    try:
+        return cls(**said)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "list": (list,),
+    "dict": (dict,),
+}

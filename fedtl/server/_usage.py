@@ -1,0 +1,157 @@
+"""Quotas by caller and day, kept over restarts; approvals by a person."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedtl.exceptions import PolicyRefusal
+from fedtl.parties import Policy, Usage
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+@dataclass
+class DailyUsage(Usage):
+    """What a caller has used of a policy's quotas today (in UTC).
+
+    Parameters
+    ----------
+    fits, predicted_rows : int
+        Counts of the day.
+    day : str
+        The day, in ISO form. A clock that is put back does not renew a quota.
+    all_fits : int
+        Fits on all days, for approvals.
+    approved : callable, optional
+        Returns how many fits were approved by a person, on all days; without it none has to be.
+    """
+
+    day: str = ""
+    all_fits: int = 0
+    approved: Callable[[], int] | None = None
+
+    def begin_fit(self, party: str, policy: Policy) -> None:
+        """Count one more fit today, or refuse it."""
+        self._turn()
+        if self.approved is not None and self.all_fits >= self.approved():
+            raise PolicyRefusal(
+                party,
+                "its policy wants every fit approved, and none is approved at the moment; ask the "
+                "party to run 'fedtl approve'",
+            )
+        super().begin_fit(party, policy)
+        self.all_fits += 1
+
+    def predict(self, party: str, policy: Policy, n_rows: int) -> None:
+        """Count rows to be scored today, or refuse them."""
+        self._turn()
+        super().predict(party, policy, n_rows)
+
+    def _turn(self) -> None:
+        today = _today()
+        if today > self.day:
+            self.day, self.fits, self.predicted_rows = today, 0, 0
+
+
+class UsageFile:
+    """The usages of all callers in one JSON file, replaced whenever one has changed.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    approvals : Path, optional
+        Folder with a file for each caller that holds the number of fits approved; see
+        :func:`approve`. Without it, no approval is needed.
+
+    Notes
+    -----
+    The file is written before the answer leaves that was counted, so that the death of the
+    process loses no count of what was answered. It is not forced to the disk.
+    """
+
+    def __init__(self, path: Path, approvals: Path | None = None) -> None:
+        self.path, self.approvals = path, approvals
+        self._lock = threading.Lock()
+        self._usages: dict[str, DailyUsage] = {}
+        self._saved: dict[str, Any] = {}
+        if path.exists():
+            self._saved = json.loads(path.read_text())
+        for caller, counts in self._saved.items():
+            self._usages[caller] = DailyUsage(**counts, approved=self._approved(caller))
+
+    def of(self, caller: str) -> DailyUsage:
+        """Return the usage of a caller, which is counted on by its sessions."""
+        with self._lock:
+            if caller not in self._usages:
+                self._usages[caller] = DailyUsage(approved=self._approved(caller))
+            return self._usages[caller]
+
+    def save(self) -> None:
+        """Write the file if a count has changed.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; the old one stays.
+        """
+        with self._lock:
+            counts = {
+                caller: {
+                    "fits": usage.fits,
+                    "predicted_rows": usage.predicted_rows,
+                    "day": usage.day,
+                    "all_fits": usage.all_fits,
+                }
+                for caller, usage in self._usages.items()
+            }
+            if counts == self._saved:
+                return
+            draft = self.path.with_name(self.path.name + ".new")
+            draft.write_text(json.dumps(counts, indent=1))
+            os.replace(draft, self.path)
+            self._saved = counts
+
+    def _approved(self, caller: str) -> Callable[[], int] | None:
+        approvals = self.approvals
+        return None if approvals is None else lambda: approved_fits(approvals, caller)
+
+
+def approved_fits(approvals: Path, caller: str) -> int:
+    """Return how many fits of a caller have been approved, on all days."""
+    file = approvals / caller
+    return int(file.read_text()) if file.exists() else 0
+
+
+def approve(approvals: Path, caller: str, fits: int) -> int:
+    """Approve more fits of a caller and return how many are approved in all.
+
+    Parameters
+    ----------
+    approvals : Path
+        The folder of the approvals.
+    caller : str
+        The caller's name.
+    fits : int
+        How many more.
+
+    Returns
+    -------
+    int
+        The sum.
+    """
+    approvals.mkdir(parents=True, exist_ok=True)
+    total = approved_fits(approvals, caller) + fits
+    draft = approvals / f"{caller}.new"
+    draft.write_text(f"{total}\n")
+    os.replace(draft, approvals / caller)
+    return total
