@@ -22,6 +22,7 @@ from sklearn.preprocessing import QuantileTransformer
 from fedtl.learning.columns import Columns
 
 _FREQUENT = 0.15
+_FARTHEST = 5.0
 
 
 class PiecewiseLinear:
@@ -180,7 +181,7 @@ class Encoding:
 
     def _expanded(self, columns: Columns) -> np.ndarray:
         scaled = (self._unscaled(columns) - self.mean_) / self.scale_
-        return np.clip(np.nan_to_num(scaled, copy=False), -5.0, 5.0)
+        return np.clip(np.nan_to_num(scaled, copy=False), -_FARTHEST, _FARTHEST)
 
     def transform(self, columns: Columns) -> np.ndarray:
         """Return the encoded rows.
@@ -199,6 +200,13 @@ class Encoding:
         if self.rotation_ is None:
             return expanded
         return np.asarray(self.rotation_.transform(expanded))
+
+    @property
+    def bound(self) -> float:
+        """What no encoded value exceeds, in absolute value, whatever the rows."""
+        if self.rotation_ is None:
+            return _FARTHEST
+        return 2.0 * _FARTHEST * float(np.sqrt(len(self.mean_)))
 
     @property
     def width(self) -> int:

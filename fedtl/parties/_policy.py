@@ -16,13 +16,17 @@ class Policy:
     ----------
     protocols : frozenset of str, optional
         Names of the protocols that are answered (``"session"``, ``"moments"``, ``"latent"``,
-        ``"predict"``); all of them by default.
+        ``"predict"``, ``"shared_moments"``, ``"protected_moments"``); all of them by default.
     min_rows : int, default=1
         A sum over fewer rows than this is refused, as it would say too much about one row.
     max_fits : int, optional
         How many fits may be begun; no bound by default.
     max_predicted_rows : int, optional
         How many rows may be scored in all; no bound by default.
+    max_row_scores : int, optional
+        How many numbers about one training row a fit may be told, each a linear combination of the
+        row's encoded columns; no bound by default. As many of them as there are encoded columns
+        give the row away.
     limits : Limits
         Sizes of messages that are accepted.
 
@@ -37,6 +41,7 @@ class Policy:
     min_rows: int = 1
     max_fits: int | None = None
     max_predicted_rows: int | None = None
+    max_row_scores: int | None = None
     limits: Limits = field(default_factory=Limits)
 
     def allow_protocol(self, party: str, protocol: str) -> None:
@@ -59,6 +64,28 @@ class Policy:
                 party,
                 f"its policy does not allow the protocol {protocol!r} "
                 f"(allowed: {', '.join(sorted(self.protocols)) or 'none'})",
+            )
+
+    def allow_row_scores(self, party: str, n_scores: int) -> None:
+        """Refuse to say too much about one training row.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        n_scores : int
+            Numbers about one row, those of earlier answers in the same fit included.
+
+        Raises
+        ------
+        PolicyRefusal
+            Naming both numbers.
+        """
+        if self.max_row_scores is not None and n_scores > self.max_row_scores:
+            raise PolicyRefusal(
+                party,
+                f"{n_scores} scores of one training row were asked for in this fit, its policy "
+                f"allows {self.max_row_scores}; fewer outputs or folds ask for fewer",
             )
 
     def allow_aggregate(self, party: str, n_rows: int) -> None:

@@ -50,7 +50,7 @@ class SecretSharing:
     Parameters
     ----------
     dealer : object, default=None
-        The dealer's service, as from :func:`fedtl.protocols.shared_moments.new_dealer`. None makes
+        The dealer's service, as from :class:`fedtl.protocols.dealer.Dealer`. None makes
         one in this process for each fit, which is a simulation.
 
     See Also

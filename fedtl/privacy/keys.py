@@ -73,7 +73,7 @@ def stream(seed: bytes, context: str, n_bytes: int) -> np.ndarray:
     zeros = bytes(min(block, n_bytes))
     for start in range(0, n_bytes, block):
         piece = out[start : start + block]
-        encryptor.update_into(memoryview(zeros)[: len(piece)], memoryview(piece))
+        encryptor.update_into(memoryview(zeros)[: len(piece)], piece.data)
     return out
 
 

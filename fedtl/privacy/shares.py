@@ -108,13 +108,15 @@ class Dealt:
     corrections: list[np.ndarray]
 
 
-def deal(shapes: Sequence[Shape]) -> Dealt:
+def deal(shapes: Sequence[Shape], context: str) -> Dealt:
     """Deal the triples of some products; the dealer's part.
 
     Parameters
     ----------
     shapes : sequence of (m, k, n)
         Shape of each product.
+    context : str
+        What they are for. A seed that came twice would give other masks in another context.
 
     Returns
     -------
@@ -124,20 +126,21 @@ def deal(shapes: Sequence[Shape]) -> Dealt:
     left_seed, right_seed = new_seed(), new_seed()
     corrections = []
     for i, (m, k, n) in enumerate(shapes):
-        product = matmul(_mask(left_seed, i, (m, k)), _mask(right_seed, i, (k, n)))
-        corrections.append(product - _own_share(left_seed, i, (m, n)))
+        place = f"{context} {i}"
+        product = matmul(_mask(left_seed, place, (m, k)), _mask(right_seed, place, (k, n)))
+        corrections.append(product - _own_share(left_seed, place, (m, n)))
     return Dealt(left_seed, right_seed, corrections)
 
 
-def mask(seed: bytes, i: int, factor: np.ndarray) -> np.ndarray:
-    """Mask the factor of product number `i`; the owner's part, for either side.
+def mask(seed: bytes, place: str, factor: np.ndarray) -> np.ndarray:
+    """Mask a factor of a product; the owner's part, for either side.
 
     Parameters
     ----------
     seed : bytes of length 32
         The owner's.
-    i : int
-        Number of the product.
+    place : str
+        Context and number of the product, as "context 0".
     factor : ndarray of shape (rows, columns), dtype uint64
         The private factor.
 
@@ -146,18 +149,18 @@ def mask(seed: bytes, i: int, factor: np.ndarray) -> np.ndarray:
     ndarray of the same shape, dtype uint64
         What may be opened to the other side.
     """
-    return factor - _mask(seed, i, factor.shape)
+    return factor - _mask(seed, place, factor.shape)
 
 
-def left_share(seed: bytes, i: int, n_rows: int, right_masked: np.ndarray) -> np.ndarray:
-    """Return the left side's share of product number `i`.
+def left_share(seed: bytes, place: str, n_rows: int, right_masked: np.ndarray) -> np.ndarray:
+    """Return the left side's share of a product.
 
     Parameters
     ----------
     seed : bytes of length 32
         The left side's.
-    i : int
-        Number of the product.
+    place : str
+        Context and number of the product, as "context 0".
     n_rows : int
         Rows of the left factor.
     right_masked : ndarray of shape (k, n), dtype uint64
@@ -169,7 +172,8 @@ def left_share(seed: bytes, i: int, n_rows: int, right_masked: np.ndarray) -> np
         The share, which is uniform to the right side but for the product itself.
     """
     k, n = right_masked.shape
-    return matmul(_mask(seed, i, (n_rows, k)), right_masked) + _own_share(seed, i, (n_rows, n))
+    mask = _mask(seed, place, (n_rows, k))
+    return matmul(mask, right_masked) + _own_share(seed, place, (n_rows, n))
 
 
 def right_product(
@@ -235,9 +239,9 @@ def adds_up(product: np.ndarray, seed: bytes) -> bool:
     return bool((matmul(product[:, :-1], weights) == product[:, -1:]).all())
 
 
-def _mask(seed: bytes, i: int, shape: tuple[int, ...]) -> np.ndarray:
-    return uniform(seed, f"mask {i}", shape)
+def _mask(seed: bytes, place: str, shape: tuple[int, ...]) -> np.ndarray:
+    return uniform(seed, f"mask {place}", shape)
 
 
-def _own_share(seed: bytes, i: int, shape: tuple[int, ...]) -> np.ndarray:
-    return uniform(seed, f"share {i}", shape)
+def _own_share(seed: bytes, place: str, shape: tuple[int, ...]) -> np.ndarray:
+    return uniform(seed, f"share {place}", shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedtl.parties import Answer
-from fedtl.protocols import latent, moments, predict, session
+from fedtl.protocols import latent, moments, predict, session, shared_moments
 
 ANSWERS: Mapping[str, tuple[str, Answer]] = {
     session.Open.kind: ("session", session.answer_open),
@@ -13,6 +13,9 @@ ANSWERS: Mapping[str, tuple[str, Answer]] = {
     session.End.kind: ("session", session.answer_end),
     moments.MomentsRequest.kind: ("moments", moments.answer_moments),
     moments.Model.kind: ("moments", moments.answer_model),
+    shared_moments.Key.kind: ("shared_moments", shared_moments.answer_key),
+    shared_moments.Request.kind: ("shared_moments", shared_moments.answer_moments),
+    shared_moments.Model.kind: ("shared_moments", shared_moments.answer_model),
     latent.Begin.kind: ("latent", latent.answer_begin),
     latent.Exchange.kind: ("latent", latent.answer_exchange),
     latent.Encode.kind: ("latent", latent.answer_encode),
@@ -20,4 +23,4 @@ ANSWERS: Mapping[str, tuple[str, Answer]] = {
 }
 """For each kind of request, its protocol and the party's end of it."""
 
-__all__ = ["ANSWERS", "latent", "moments", "predict", "session"]
+__all__ = ["ANSWERS", "latent", "moments", "predict", "session", "shared_moments"]

@@ -63,9 +63,10 @@ def test_two_shares_add_up_and_neither_is_the_value():
 
 def multiply(left, right, dealt, i=0):
     """Both sides of product number `i`: everything opened, and the product."""
-    masked = mask(dealt.right_seed, i, right)
-    share = left_share(dealt.left_seed, i, len(left), masked)
-    left_masked = mask(dealt.left_seed, i, left)
+    place = f"test {i}"
+    masked = mask(dealt.right_seed, place, right)
+    share = left_share(dealt.left_seed, place, len(left), masked)
+    left_masked = mask(dealt.left_seed, place, left)
     product = right_product(right, left_masked, share, dealt.corrections[i])
     return (left_masked, masked, share), product
 
@@ -75,18 +76,18 @@ def multiply(left, right, dealt, i=0):
 def test_a_dealt_product_is_the_product(data, m, k, n):
     left = data.draw(arrays(np.uint64, (m, k)))
     right = data.draw(arrays(np.uint64, (k, n)))
-    dealt = deal([(2, 2, 2), (m, k, n)])
+    dealt = deal([(2, 2, 2), (m, k, n)], "test")
     assert multiply(left, right, dealt, 1)[1].tolist() == big(left, right)
 
 
 def test_known_seeds_give_known_masks():
-    masked = mask(bytes(32), 0, np.zeros((1, 2), dtype=np.uint64))
+    masked = mask(bytes(32), "0", np.zeros((1, 2), dtype=np.uint64))
     assert masked.tolist() == [[-int(x) % 2**64 for x in uniform(bytes(32), "mask 0", (2,))]]
     assert masked.tolist() == [[15174484813996038821, 17844226161831801769]]
 
 
 def test_no_two_deals_have_a_seed_in_common():
-    deals = [deal([(1, 1, 1)]) for _ in range(20)]
+    deals = [deal([(1, 1, 1)], "test") for _ in range(20)]
     assert len({seed for d in deals for seed in (d.left_seed, d.right_seed)}) == 40
 
 
@@ -94,7 +95,7 @@ def bytes_opened(value):
     shape = (40, 200, 3)
     left = np.full(shape[:2], value, dtype=np.uint64)
     right = np.full(shape[1:], value, dtype=np.uint64)
-    opened, _ = multiply(left, right, deal([shape]))
+    opened, _ = multiply(left, right, deal([shape], "test"))
     return [part.view(np.uint8).ravel() for part in opened]
 
 
@@ -112,7 +113,7 @@ def test_a_factor_that_is_not_masked_would_not_pass_for_uniform():
 
 def test_the_check_column_holds_for_a_product_and_fails_for_any_added_error():
     left, right, seed = numbers(5, 7), numbers(7, 2), new_seed()
-    product = multiply(left, with_check(right, seed), deal([(5, 7, 3)]))[1]
+    product = multiply(left, with_check(right, seed), deal([(5, 7, 3)], "test"))[1]
     assert adds_up(product, seed)
     assert product[:, :2].tolist() == big(left, right)
     for place in [(0, 0), (4, 1), (2, 2)]:
