@@ -12,6 +12,7 @@ from fedtl.federation._simulation import SimulatedParties
 from fedtl.privacy import Paillier, SecretSharing
 from fedtl.protocols.dealer import Dealer
 from fedtl.protocols.moments import CLEAR, MomentsExchange
+from fedtl.protocols.protected_moments import ProtectedMoments
 from fedtl.protocols.shared_moments import SharedMoments
 
 _PROTECTIONS: dict[str, Paillier | SecretSharing | None] = {
@@ -91,6 +92,8 @@ def open_exchange(
                 f"party name {dealer.name!r} is that of the dealer of secret shares; choose another"
             )
         return SharedMoments(InProcessChannel(dealer, ledger, services.serialize))
+    if isinstance(protection, Paillier):
+        return ProtectedMoments(protection.key_bits)
     return CLEAR
 
 
@@ -99,6 +102,18 @@ def secret_fold_seed(privacy: Any, random_state: Any) -> int | None:
 
     Folds are dealt by label and are told to the other parties, so that whoever knows their seed
     learns labels from them. A `random_state` of the user's is respected all the same.
+
+    Parameters
+    ----------
+    privacy : object
+        The parameter.
+    random_state : object
+        The parameter.
+
+    Returns
+    -------
+    int or None
+        128 bits of the operating system's randomness.
     """
     if resolve_privacy(privacy) is None or random_state is not None:
         return None

@@ -119,7 +119,7 @@ class Encoding:
                 min(self.max_width, len(columns)),
                 svd_solver="covariance_eigh",
                 random_state=self.random_state,
-            ).fit(self._expanded(columns))
+            ).fit(self.expand(columns))
         return self
 
     def _fit_base(self, columns: Columns) -> None:
@@ -179,7 +179,19 @@ class Encoding:
             ]
         )
 
-    def _expanded(self, columns: Columns) -> np.ndarray:
+    def expand(self, columns: Columns) -> np.ndarray:
+        """Return the encoded rows before rotation: mostly two values a column.
+
+        Parameters
+        ----------
+        columns : Columns
+            Rows of this party.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_expanded), dtype float64
+            Scaled columns.
+        """
         scaled = (self._unscaled(columns) - self.mean_) / self.scale_
         return np.clip(np.nan_to_num(scaled, copy=False), -_FARTHEST, _FARTHEST)
 
@@ -196,10 +208,18 @@ class Encoding:
         ndarray of shape (n_rows, width), dtype float64
             Columns of mean about 0 and variance about 1 over the party's own rows.
         """
-        expanded = self._expanded(columns)
+        expanded = self.expand(columns)
         if self.rotation_ is None:
             return expanded
         return np.asarray(self.rotation_.transform(expanded))
+
+    @property
+    def rotation(self) -> tuple[np.ndarray, np.ndarray]:
+        """The linear map, and the shift after it, from :meth:`expand` to :meth:`transform`."""
+        if self.rotation_ is None:
+            return np.eye(len(self.mean_)), np.zeros(len(self.mean_))
+        components = self.rotation_.components_
+        return components.T, -self.rotation_.mean_ @ components.T
 
     @property
     def bound(self) -> float:

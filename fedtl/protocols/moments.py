@@ -157,6 +157,7 @@ def ask_scores(
     folds: np.ndarray,
     held_out: np.ndarray,
     coefficients: np.ndarray | None = None,
+    request_type: type[Model] = Model,
 ) -> np.ndarray:
     """Ask a party for scores of training rows, and give it the coefficients for new rows.
 
@@ -174,13 +175,15 @@ def ask_scores(
         Coefficients that were solved without each fold.
     coefficients : ndarray of shape (1 + width, n_kept), dtype float64, optional
         Coefficients that the party keeps for new rows.
+    request_type : type, default=Model
+        The message that is sent, that of a protected protocol perhaps.
 
     Returns
     -------
     ndarray of shape (n_rows, n_outputs), dtype float64
         Scores.
     """
-    request = Model(
+    request = request_type(
         session=session,
         keep=coefficients is not None,
         rows=rows.astype(np.uint32),

@@ -1,6 +1,7 @@
 """A protected fit predicts what the clear one does, and says what it cannot protect."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -150,3 +151,20 @@ def test_a_protected_estimator_is_saved_and_loaded(rows, tmp_path):
     again = load(tmp_path / "model.safetensors")
     assert again.privacy == SecretSharing()
     np.testing.assert_array_equal(again.predict_proba(made.X), fitted.predict_proba(made.X))
+
+
+@pytest.mark.parametrize("n_parties", [2, 3])
+def test_a_fit_under_encryption_predicts_what_the_clear_one_does(rows, n_parties):
+    pytest.importorskip("gmpy2", reason="Paillier encryption needs the extra paillier")
+    made = rows(n=150, n_parties=n_parties, width=1)
+    clear, protected = fit(made), fit(made, privacy=Paillier(key_bits=2048))
+    assert_allclose(scores(protected, made.X), scores(clear, made.X), atol=1e-3)
+    kinds = {row["kind"]: row["protection"] for row in protected.ledger_.rows()}
+    assert kinds["protected_moments.request/1"] == kinds["protected_moments.reply/1"] == "paillier"
+    assert "moments.request/1" not in kinds
+
+
+def test_encryption_without_its_library_says_what_to_install(rows, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gmpy2", None)
+    with pytest.raises(ImportError, match=r"pip install 'fedtl\[paillier\]'"):
+        fit(rows(), privacy="paillier")
