@@ -175,9 +175,7 @@ def seal(public: bytes, data: bytes, context: str) -> bytes:
         A new public key, the ciphertext and its tag: 48 bytes longer than `data`.
     """
     once = KeyPair()
-    key = once.agree(public, f"seal|{context}")
-    # The key is used for this one message, so that a constant nonce never repeats under it.
-    return once.public + AESGCM(key).encrypt(bytes(12), data, None)
+    return once.public + lock(once.agree(public, f"seal|{context}"), data)
 
 
 def unseal(pair: KeyPair, sealed: bytes, context: str) -> bytes:
@@ -204,9 +202,49 @@ def unseal(pair: KeyPair, sealed: bytes, context: str) -> bytes:
     """
     if len(sealed) < KEY_BYTES + _TAG_BYTES:
         raise CryptoError("a sealed message is truncated")
-    key = pair.agree(sealed[:KEY_BYTES], f"seal|{context}")
+    return unlock(pair.agree(sealed[:KEY_BYTES], f"seal|{context}"), sealed[KEY_BYTES:])
+
+
+def lock(key: bytes, data: bytes) -> bytes:
+    """Encrypt under a key that is used for this one message.
+
+    Parameters
+    ----------
+    key : bytes of length 32
+        The key. The nonce is constant, so that a second message under it would give both away.
+    data : bytes
+        What is to be kept secret.
+
+    Returns
+    -------
+    bytes
+        Ciphertext and tag: 16 bytes longer than `data`.
+    """
+    return AESGCM(key).encrypt(bytes(12), data, None)
+
+
+def unlock(key: bytes, data: bytes) -> bytes:
+    """Decrypt and authenticate what :func:`lock` encrypted.
+
+    Parameters
+    ----------
+    key : bytes of length 32
+        The same key.
+    data : bytes
+        Ciphertext and tag.
+
+    Returns
+    -------
+    bytes
+        What was encrypted.
+
+    Raises
+    ------
+    CryptoError
+        If it was changed or is of another key.
+    """
     try:
-        return AESGCM(key).decrypt(bytes(12), sealed[KEY_BYTES:], None)
+        return AESGCM(key).decrypt(bytes(12), data, None)
     except InvalidTag:
         raise CryptoError(
             "a sealed message was changed, sealed to another key, or is of another context"
