@@ -73,6 +73,10 @@ class Scores(Message):
 class MomentsExchange(Protocol):
     """How moments and scores are asked for: in the clear or protected, with the same results."""
 
+    def most_targets(self, n_rows: int) -> int:
+        """Return how many targets' products over so many rows should be asked for."""
+        ...
+
     def ask_moments(
         self,
         channel: Channel,
@@ -197,12 +201,38 @@ def ask_scores(
 class ClearMoments:
     """Moments and scores in the clear."""
 
+    def most_targets(self, n_rows: int) -> int:
+        """Return how many targets may be asked for: any number, as nothing is protected."""
+        return 2**31
+
     ask_moments = staticmethod(ask_moments)
     ask_scores = staticmethod(ask_scores)
 
 
 CLEAR = ClearMoments()
 """Nothing is protected."""
+
+
+class ProtectedExchange:
+    """What protected exchanges share: restraint in what they ask for."""
+
+    def most_targets(self, n_rows: int) -> int:
+        """Return how many targets may be asked for, so that sums do not give rows away.
+
+        Products of `n_rows` rows with as many targets are `n_rows` equations for each column. Half
+        of them leave the rows open.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows of the smallest sum.
+
+        Returns
+        -------
+        int
+            Half of them, the constant target and one for its own sum being taken off.
+        """
+        return max(n_rows // 2 - 2, 0)
 
 
 def answer_moments(party: PartyService, request: MomentsRequest) -> MomentsReply:

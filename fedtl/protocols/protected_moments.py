@@ -40,6 +40,7 @@ from fedtl.privacy.paillier_sums import column_sums, combine
 from fedtl.protocols.dealer import check_shape
 from fedtl.protocols.moments import (
     Model,
+    ProtectedExchange,
     allow_sums,
     ask_scores,
     equal_weight,
@@ -85,7 +86,7 @@ class ProtectedModel(Model):
     """Coefficients on the party's columns, as in ``moments.model/1``."""
 
 
-class ProtectedMoments:
+class ProtectedMoments(ProtectedExchange):
     """Moments under Paillier encryption; a :class:`~fedtl.protocols.moments.MomentsExchange`.
 
     Parameters

@@ -43,6 +43,7 @@ from fedtl.privacy.fixed_point import FixedPoint, magnitude_bits, plan_product
 from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
 from fedtl.protocols.dealer import Deals, check_shape, open_seed
 from fedtl.protocols.moments import (
+    ProtectedExchange,
     allow_sums,
     check_folds,
     count_scores,
@@ -121,7 +122,7 @@ class Scores(Message):
     shares: Annotated[np.ndarray, Tensor("uint64", ("rows", "outputs"))]
 
 
-class SharedMoments:
+class SharedMoments(ProtectedExchange):
     """Moments under secret shares; a :class:`~fedtl.protocols.moments.MomentsExchange`.
 
     Parameters
@@ -313,8 +314,7 @@ def answer_moments(party: PartyService, request: Request) -> Reply:
     rows = party.training_rows(session, request.rows)
     everywhere = np.ones(len(rows), dtype=bool)
     summed = allow_sums(party, rows, request.folds, request.n_folds, everywhere)
-    # Here and below the check column counts: by it, a party that cheats could ask for more.
-    more_rows_than_targets(party.name, summed, request.masked.shape[1])
+    more_rows_than_targets(party.name, summed, request.masked.shape[1] - 1)
     encoded = _encoded(party, session, rows, request.fraction_bits)
     seed = _opened_seed(party.name, session, request.context, request.sealed)
     n_columns, n_targets = encoded.shape[1], request.masked.shape[1]
@@ -348,6 +348,7 @@ def answer_model(party: PartyService, request: Model) -> Scores:
             f"coefficients for {request.masked.shape[1]} columns were sent, its encoding has "
             f"{encoded.shape[1]}",
         )
+    # The check column counts: by it, a party that cheats could ask for one score more.
     count_scores(party, session, rows, request.masked.shape[2])
     seed = _opened_seed(party.name, session, request.context, request.sealed)
     if request.keep:

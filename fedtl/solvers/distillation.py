@@ -56,14 +56,15 @@ def distil(
     Returns
     -------
     list of Path
-        The student at every penalty, with its held-out errors; empty where there is no
-        unlabelled shared row.
+        The student at every penalty, with its held-out errors; empty where there are no
+        unlabelled shared rows, or too few for sums that give none of them away under protection.
     """
     rows = problem.rows(ACTIVE, party, labeled=False)
     rows = rows[~problem.labeled[rows]]
-    if not len(rows):
-        return []
     channel, name, exchange = coalition.channels[party - 1], coalition.name, coalition.moments
+    n_teachers = (problem.n_folds + 1) * problem.n_outputs
+    if not len(rows) or n_teachers > exchange.most_targets(len(rows)):
+        return []
     whole = np.zeros(len(rows), dtype=np.uint8)
     versions = np.concatenate([*joint.other_held_out, joint.other], axis=1)
     partial = exchange.ask_scores(channel, name, rows, folds=whole, held_out=versions[None])

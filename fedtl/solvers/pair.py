@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedtl.exceptions import PartyError
-from fedtl.learning.canonical import canonical_directions, whitening
+from fedtl.learning.canonical import N_COMPONENTS, canonical_directions, whitening
 from fedtl.learning.ridge import Averaged, Family, Moments, Path, solve, target_squares
 from fedtl.parties import Session
 from fedtl.protocols.moments import fold_moments, fold_scores
@@ -121,6 +121,11 @@ def fit_pair(coalition: Coalition, party: int, problem: Problem, anchor: Anchor)
             "nothing can be learnt with it; share labelled rows or leave the party out",
         )
     own_map, other_map = _directions(coalition, party, problem)
+    if own_map.shape[1]:
+        folds = problem.folds[shared_rows]
+        smallest = int(np.bincount(folds, minlength=problem.n_folds).min())
+        free = coalition.moments.most_targets(smallest) - 2 * problem.n_outputs
+        own_map = own_map[:, : max(free, 0)]
     own = np.hstack([anchor.start[shared_rows], _project(session, shared_rows, own_map)])
     joint, alone_moments = None, None
     if len(shared_rows) == len(alone_rows) or len(shared_rows) >= 2 * problem.n_folds:
@@ -181,7 +186,10 @@ def _directions(
     weight = problem.weight[rows]
     whole = {"folds": np.zeros(len(rows), dtype=np.uint8), "weight": weight, "n_folds": 1}
     gram, _ = fold_moments(session, rows, targets=np.empty((len(rows), 0)), **whole)
-    own = whitening(gram[0])
+    most = min(coalition.moments.most_targets(len(rows)), N_COMPONENTS)
+    if not most:
+        return np.empty((1 + session.features.encoding_.width, 0)), np.empty((0, 0))
+    own = whitening(gram[0], most)
     components = _project(session, rows, own)
     other_gram, products = coalition.moments.ask_moments(
         channel, coalition.name, rows, targets=components, **whole

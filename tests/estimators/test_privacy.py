@@ -39,12 +39,24 @@ def test_a_fit_under_secret_shares_predicts_what_the_clear_one_does(rows, task, 
 
 
 def test_few_labels_with_their_components_and_students_are_protected_too(rows):
-    made = rows(n=400, overlap=1.0)
-    made.y[np.arange(400) % 5 > 0] = -1
+    made = rows(n=900, overlap=1.0)
+    made.y[np.arange(900) % 5 > 0] = -1
     clear = fit(made, unlabeled=-1)
     protected = fit(made, unlabeled=-1, privacy="sharing")
     assert_allclose(scores(protected, made.X), scores(clear, made.X), atol=1e-4)
     assert protected.report_.rounds > clear.report_.rounds
+
+
+def test_fewer_directions_are_asked_for_where_all_of_them_would_give_rows_away(rows):
+    made = rows(n=200, overlap=1.0)
+    made.y[np.arange(200) % 5 > 0] = -1  # 13 labelled rows a fold, 18 directions
+    clear = fit(made, unlabeled=-1)
+    protected = fit(made, unlabeled=-1, privacy="sharing")
+    n_directions = [f.model_.pairs[0].directions.shape[1] for f in (clear, protected)]
+    assert n_directions[0] == 18
+    assert 0 < n_directions[1] <= 13 // 2
+    agree = (clear.predict(made.X) == protected.predict(made.X)).mean()
+    assert agree > 0.9
 
 
 @pytest.mark.parametrize("seed", range(5))
