@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import platform
 
-from benchmarks import psi, remote, speed
+from benchmarks import protection, psi, remote, speed
 
-BENCHMARKS = speed.BENCHMARKS | remote.BENCHMARKS
+BENCHMARKS = speed.BENCHMARKS | remote.BENCHMARKS | protection.BENCHMARKS
 
 
 def main() -> None:

@@ -33,6 +33,11 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         How the parties are reached. None simulates them in this process. With a
         :class:`~fedtl.federation.Federation`, X holds the active party's columns only and is a
         pandas frame whose index holds the rows' ids.
+    privacy : {"auto", "none", "paillier", "sharing"}, Paillier or SecretSharing, default="auto"
+        How what crosses between parties is protected, for ``solver="moments"``: by packed Paillier
+        encryption or by secret shares with a dealer; see :mod:`fedtl.privacy`. "auto" is none
+        where all parties are simulated in this process. Where it matters, leave `random_state`
+        None: folds follow the labels, and who guesses their seed learns labels from them.
     n_components : int, default=16
         Width of the shared latent space.
     max_iter : int, default=200
@@ -179,6 +184,11 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
         How the parties are reached. None simulates them in this process. With a
         :class:`~fedtl.federation.Federation`, X holds the active party's columns only and is a
         pandas frame whose index holds the rows' ids.
+    privacy : {"auto", "none", "paillier", "sharing"}, Paillier or SecretSharing, default="auto"
+        How what crosses between parties is protected, for ``solver="moments"``: by packed Paillier
+        encryption or by secret shares with a dealer; see :mod:`fedtl.privacy`. "auto" is none
+        where all parties are simulated in this process. Where it matters, leave `random_state`
+        None: folds follow the labels, and who guesses their seed learns labels from them.
     n_components : int, default=16
         Width of the shared latent space.
     max_iter : int, default=200

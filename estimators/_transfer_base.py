@@ -23,11 +23,13 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from fedtl.estimators._base import FederatedEstimator, OtherParties, batch_rows
 from fedtl.estimators._base import channels_to as _channels
 from fedtl.estimators._parties import Party
+from fedtl.estimators._privacy import NAMES, check_protected, open_exchange, secret_fold_seed
 from fedtl.exceptions import UnknownRowsWarning
 from fedtl.federation import Ledger
 from fedtl.inspection import FederationReport
 from fedtl.learning.targets import is_missing, is_unlabeled
 from fedtl.learning.threads import one_thread
+from fedtl.privacy import Paillier, SecretSharing
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.problem import ACTIVE, Problem
 from fedtl.solvers.transfer import (
@@ -61,6 +63,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **FederatedEstimator._parameter_constraints,
         "solver": [StrOptions({"auto", "moments", "latent"})],
+        "privacy": [StrOptions(set(NAMES)), Paillier, SecretSharing],
         "n_folds": [Interval(Integral, 2, 50, closed="both")],
         "unlabeled": "no_validation",
     }
@@ -75,6 +78,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         *,
         solver: str = "auto",
         federation: Any = None,
+        privacy: Any = "auto",
         n_components: int = 16,
         max_iter: int = 200,
         local_updates: int = 1,
@@ -88,6 +92,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         self.parties = parties
         self.solver = solver
         self.federation = federation
+        self.privacy = privacy
         self.n_components = n_components
         self.max_iter = max_iter
         self.local_updates = local_updates
@@ -175,6 +180,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         if not weight.all():
             rows = np.flatnonzero(weight)
             X, y, weight = _safe_indexing(X, rows), y[rows], weight[rows]
+        check_protected(self.privacy, self.solver, weight)
         labeled = ~is_unlabeled(y, self.unlabeled)
         if not labeled.any():
             raise ValueError("no row is labelled; y marks every row as unlabeled")
@@ -201,6 +207,8 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         active, labeled = parties[ACTIVE], data.labeled
         table, channels = _channels(parties, services, data.X, ledger)
         coalition = Coalition.begin(name, table, channels, active.name, active.encoder)
+        names = [active.name, *services.names]
+        coalition.moments = open_exchange(self.privacy, names, services, ledger)
         if previous is not None:
             coalition.session = previous.session
         with timer.phase("encoding"):
@@ -215,7 +223,11 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             known=known,
             n_folds=_n_folds(self.n_folds, labeled & known[:, ACTIVE]),
             seed=seed,
-            fold_seed=previous.fold_seed if previous else None,
+            fold_seed=(
+                previous.fold_seed
+                if previous
+                else secret_fold_seed(self.privacy, self.random_state)
+            ),
         )
         settings = self._settings(labeled)
         on_step, end = self._progress(data.X, data.y, settings.plan(1).n_exchanges)
@@ -223,7 +235,6 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             coalition, problem, settings, timer, previous=previous, on_step=on_step
         )
         self.parties_, self.services_, self.model_, self.ledger_ = parties, services, model, ledger
-        names = [active.name, *services.names]
         self.n_parties_ = len(names)
         self.history_ = [] if model.latent is None else model.latent.losses
         self.n_iter_ = max(len(self.history_) * min(self.local_updates, self.max_iter), 1)

@@ -73,10 +73,10 @@ class InProcessChannel:
     def _cross(self, direction: str, sent: Message) -> Message:
         if self._serialize:
             data = encode(sent)
-            self._ledger.add(self.name, direction, sent.kind, len(data))
+            self._ledger.add(self.name, direction, sent.kind, len(data), sent.protection)
             return decode(data, self._service.policy.limits)
         check(sent)
         n_bytes = encoded_size(sent)
         self._service.policy.limits.allow(n_bytes)
-        self._ledger.add(self.name, direction, sent.kind, n_bytes)
+        self._ledger.add(self.name, direction, sent.kind, n_bytes, sent.protection)
         return sent

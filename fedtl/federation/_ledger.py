@@ -21,10 +21,13 @@ class Entry:
         How many.
     n_bytes : int
         Their encoded size in bytes, summed.
+    protection : str
+        What protects their content from the receiver.
     """
 
     messages: int = 0
     n_bytes: int = 0
+    protection: str = "none"
 
 
 class Ledger:
@@ -42,7 +45,9 @@ class Ledger:
     def __init__(self) -> None:
         self.entries: defaultdict[tuple[str, str, str], Entry] = defaultdict(Entry)
 
-    def add(self, party: str, direction: str, kind: str, n_bytes: int) -> None:
+    def add(
+        self, party: str, direction: str, kind: str, n_bytes: int, protection: str = "none"
+    ) -> None:
         """Count one message.
 
         Parameters
@@ -55,9 +60,12 @@ class Ledger:
             Kind of the message.
         n_bytes : int
             Its encoded size in bytes.
+        protection : str, default="none"
+            What protects its content from the receiver; messages of one kind have the same.
         """
         with _COUNTING:
             entry = self.entries[party, direction, kind]
+            entry.protection = protection
             entry.messages += 1
             entry.n_bytes += n_bytes
 
@@ -77,13 +85,15 @@ class Ledger:
         Returns
         -------
         list of dict
-            With the keys ``party``, ``direction``, ``kind``, ``messages`` and ``bytes``.
+            With the keys ``party``, ``direction``, ``kind``, ``protection``, ``messages`` and
+            ``bytes``.
         """
         return [
             {
                 "party": party,
                 "direction": direction,
                 "kind": kind,
+                "protection": entry.protection,
                 "messages": entry.messages,
                 "bytes": entry.n_bytes,
             }

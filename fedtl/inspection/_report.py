@@ -215,12 +215,13 @@ class FederationReport:
         return header, body
 
     def _message_table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["party", "direction", "kind", "messages", "bytes"]
+        header = ["party", "direction", "kind", "protection", "messages", "bytes"]
         body = [
             [
                 row["party"],
                 row["direction"],
                 row["kind"],
+                row["protection"],
                 f"{row['messages']:,}",
                 f"{row['bytes']:,}",
             ]

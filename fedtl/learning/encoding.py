@@ -22,6 +22,7 @@ from sklearn.preprocessing import QuantileTransformer
 from fedtl.learning.columns import Columns
 
 _FREQUENT = 0.15
+_FARTHEST = 5.0
 
 
 class PiecewiseLinear:
@@ -118,7 +119,7 @@ class Encoding:
                 min(self.max_width, len(columns)),
                 svd_solver="covariance_eigh",
                 random_state=self.random_state,
-            ).fit(self._expanded(columns))
+            ).fit(self.expand(columns))
         return self
 
     def _fit_base(self, columns: Columns) -> None:
@@ -178,9 +179,21 @@ class Encoding:
             ]
         )
 
-    def _expanded(self, columns: Columns) -> np.ndarray:
+    def expand(self, columns: Columns) -> np.ndarray:
+        """Return the encoded rows before rotation: mostly two values a column.
+
+        Parameters
+        ----------
+        columns : Columns
+            Rows of this party.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_expanded), dtype float64
+            Scaled columns.
+        """
         scaled = (self._unscaled(columns) - self.mean_) / self.scale_
-        return np.clip(np.nan_to_num(scaled, copy=False), -5.0, 5.0)
+        return np.clip(np.nan_to_num(scaled, copy=False), -_FARTHEST, _FARTHEST)
 
     def transform(self, columns: Columns) -> np.ndarray:
         """Return the encoded rows.
@@ -195,10 +208,25 @@ class Encoding:
         ndarray of shape (n_rows, width), dtype float64
             Columns of mean about 0 and variance about 1 over the party's own rows.
         """
-        expanded = self._expanded(columns)
+        expanded = self.expand(columns)
         if self.rotation_ is None:
             return expanded
         return np.asarray(self.rotation_.transform(expanded))
+
+    @property
+    def rotation(self) -> tuple[np.ndarray, np.ndarray]:
+        """The linear map, and the shift after it, from :meth:`expand` to :meth:`transform`."""
+        if self.rotation_ is None:
+            return np.eye(len(self.mean_)), np.zeros(len(self.mean_))
+        components = self.rotation_.components_
+        return components.T, -self.rotation_.mean_ @ components.T
+
+    @property
+    def bound(self) -> float:
+        """What no encoded value exceeds, in absolute value, whatever the rows."""
+        if self.rotation_ is None:
+            return _FARTHEST
+        return 2.0 * _FARTHEST * float(np.sqrt(len(self.mean_)))
 
     @property
     def width(self) -> int:

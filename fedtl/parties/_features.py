@@ -137,7 +137,9 @@ class LocalFeatures:
         """Return what the encoding takes: the columns, or the pretrained network's output."""
         return columns if self.module_ is None else self._module_features(columns.numbers)
 
-    def chunks(self, columns: Columns, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    def chunks(
+        self, columns: Columns, rows: np.ndarray, rotated: bool = True
+    ) -> Iterator[tuple[slice, np.ndarray]]:
         """Encode rows piece by piece, so that a large table is never held encoded.
 
         Parameters
@@ -146,6 +148,8 @@ class LocalFeatures:
             From :meth:`read`.
         rows : ndarray of shape (n,), dtype int
             Rows that the party knows.
+        rotated : bool, default=True
+            Whether a wide encoding is rotated, as it is for everything that crosses.
 
         Yields
         ------
@@ -154,7 +158,8 @@ class LocalFeatures:
         """
         for start in range(0, len(rows), _CHUNK):
             piece = slice(start, min(start + _CHUNK, len(rows)))
-            yield piece, self.encoding_.transform(self.features(columns[rows[piece]]))
+            encode = self.encoding_.transform if rotated else self.encoding_.expand
+            yield piece, encode(self.features(columns[rows[piece]]))
 
     def latent_input(self, columns: Columns, rows: np.ndarray) -> np.ndarray:
         """Return what the latent encoder is trained on for some rows.

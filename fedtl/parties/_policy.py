@@ -32,6 +32,10 @@ class Policy:
         intersection with a smaller set.
     max_table_rows, max_table_bytes : int, optional
         A table of the party's own that is larger is not read into memory; no bound by default.
+    max_row_scores : int, optional
+        How many numbers about one training row a fit may be told, each a linear combination of the
+        row's encoded columns; no bound by default. As many of them as there are encoded columns
+        give the row away.
     limits : Limits
         Sizes of messages that are accepted.
 
@@ -50,6 +54,7 @@ class Policy:
     min_intersection: int = 0
     max_table_rows: int | None = None
     max_table_bytes: int | None = None
+    max_row_scores: int | None = None
     limits: Limits = field(default_factory=Limits)
 
     def allow_protocol(self, party: str, protocol: str) -> None:
@@ -72,6 +77,28 @@ class Policy:
                 party,
                 f"its policy does not allow the protocol {protocol!r} "
                 f"(allowed: {', '.join(sorted(self.protocols)) or 'none'})",
+            )
+
+    def allow_row_scores(self, party: str, n_scores: int) -> None:
+        """Refuse to say too much about one training row.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        n_scores : int
+            Numbers about one row, those of earlier answers in the same fit included.
+
+        Raises
+        ------
+        PolicyRefusal
+            Naming both numbers.
+        """
+        if self.max_row_scores is not None and n_scores > self.max_row_scores:
+            raise PolicyRefusal(
+                party,
+                f"{n_scores} scores of one training row were asked for in this fit, its policy "
+                f"allows {self.max_row_scores}; fewer outputs or folds ask for fewer",
             )
 
     def allow_aggregate(self, party: str, n_rows: int) -> None:

@@ -44,11 +44,11 @@ class Session:
         """Read the rows of the fit that is under way."""
         self.columns, self.known = self.features.read(table, self.ids)
 
-    def encoded(self, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    def encoded(self, rows: np.ndarray, rotated: bool = True) -> Iterator[tuple[slice, np.ndarray]]:
         """Encode training rows piece by piece; see :meth:`LocalFeatures.chunks`."""
         if self.columns is None:
             raise RuntimeError("no fit is under way")
-        return self.features.chunks(self.columns, rows)
+        return self.features.chunks(self.columns, rows, rotated)
 
     def end_fit(self) -> None:
         """Forget the training rows and whatever only training needs."""

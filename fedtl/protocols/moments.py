@@ -20,7 +20,8 @@ Who learns what:
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Protocol
 
 import numpy as np
 
@@ -69,6 +70,41 @@ class Scores(Message):
     scores: Annotated[np.ndarray, Tensor("float64", ("rows", "outputs"))]
 
 
+class MomentsExchange(Protocol):
+    """How moments and scores are asked for: in the clear or protected, with the same results."""
+
+    def most_targets(self, n_rows: int) -> int:
+        """Return how many targets' products over so many rows should be asked for."""
+        ...
+
+    def ask_moments(
+        self,
+        channel: Channel,
+        session: str,
+        rows: np.ndarray,
+        *,
+        folds: np.ndarray,
+        weight: np.ndarray,
+        targets: np.ndarray,
+        n_folds: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ask a party for its moments; see :func:`ask_moments`."""
+        ...
+
+    def ask_scores(
+        self,
+        channel: Channel,
+        session: str,
+        rows: np.ndarray,
+        *,
+        folds: np.ndarray,
+        held_out: np.ndarray,
+        coefficients: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Ask a party for scores of training rows; see :func:`ask_scores`."""
+        ...
+
+
 def ask_moments(
     channel: Channel,
     session: str,
@@ -114,7 +150,7 @@ def ask_moments(
         targets=targets,
     )
     reply = channel.ask(request, MomentsReply)
-    return _unpack(reply.gram, reply.cross.shape[1]), reply.cross
+    return unpack(reply.gram, reply.cross.shape[1]), reply.cross
 
 
 def ask_scores(
@@ -125,6 +161,7 @@ def ask_scores(
     folds: np.ndarray,
     held_out: np.ndarray,
     coefficients: np.ndarray | None = None,
+    request_type: type[Model] = Model,
 ) -> np.ndarray:
     """Ask a party for scores of training rows, and give it the coefficients for new rows.
 
@@ -142,13 +179,15 @@ def ask_scores(
         Coefficients that were solved without each fold.
     coefficients : ndarray of shape (1 + width, n_kept), dtype float64, optional
         Coefficients that the party keeps for new rows.
+    request_type : type, default=Model
+        The message that is sent, that of a protected protocol perhaps.
 
     Returns
     -------
     ndarray of shape (n_rows, n_outputs), dtype float64
         Scores.
     """
-    request = Model(
+    request = request_type(
         session=session,
         keep=coefficients is not None,
         rows=rows.astype(np.uint32),
@@ -159,21 +198,53 @@ def ask_scores(
     return channel.ask(request, Scores).scores
 
 
+class ClearMoments:
+    """Moments and scores in the clear."""
+
+    def most_targets(self, n_rows: int) -> int:
+        """Return how many targets may be asked for: any number, as nothing is protected."""
+        return 2**31
+
+    ask_moments = staticmethod(ask_moments)
+    ask_scores = staticmethod(ask_scores)
+
+
+CLEAR = ClearMoments()
+"""Nothing is protected."""
+
+
+class ProtectedExchange:
+    """What protected exchanges share: restraint in what they ask for."""
+
+    def most_targets(self, n_rows: int) -> int:
+        """Return how many targets may be asked for, so that sums do not give rows away.
+
+        Products of `n_rows` rows with as many targets are `n_rows` equations for each column. Half
+        of them leave the rows open.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows of the smallest sum.
+
+        Returns
+        -------
+        int
+            Half of them, the constant target and one for its own sum being taken off.
+        """
+        return max(n_rows // 2 - 2, 0)
+
+
 def answer_moments(party: PartyService, request: MomentsRequest) -> MomentsReply:
     """Sum products over each fold, encoding a few thousand rows at a time."""
     session = party.session(request.session)
     rows = party.training_rows(session, request.rows)
-    _check_folds(party.name, request.folds, request.n_folds)
     if not len(rows):
         raise PartyError(party.name, "moments of no rows were asked for")
     width = 1 + session.features.encoding_.width
     columns = width + request.targets.shape[1]
     party.policy.limits.allow(8 * request.n_folds * width * columns)
-    for fold in np.unique(request.folds):
-        # What is summed is told for each fold; rows that are repeated or weigh nothing do not
-        # make a sum any safer.
-        summed = rows[(request.folds == fold) & (request.weight != 0)]
-        party.policy.allow_aggregate(party.name, len(np.unique(summed)))
+    allow_sums(party, rows, request.folds, request.n_folds, counted=request.weight != 0)
     gram, cross = fold_moments(
         session,
         rows,
@@ -182,28 +253,135 @@ def answer_moments(party: PartyService, request: MomentsRequest) -> MomentsReply
         targets=request.targets,
         n_folds=request.n_folds,
     )
-    upper = np.triu_indices(gram.shape[1])
-    return MomentsReply(gram=gram[:, upper[0], upper[1]], cross=cross)
+    return MomentsReply(gram=pack(gram), cross=cross)
 
 
 def answer_model(party: PartyService, request: Model) -> Scores:
     """Keep the coefficients and score rows with those that were solved without their fold."""
     session = party.session(request.session)
     rows = party.training_rows(session, request.rows)
-    _check_folds(party.name, request.folds, len(request.held_out))
-    if request.held_out.shape[1] != 1 + session.features.encoding_.width:
-        raise PartyError(
-            party.name,
-            f"coefficients for {request.held_out.shape[1]} columns were sent, its encoding has "
-            f"{1 + session.features.encoding_.width} with the constant",
-        )
+    check_folds(party.name, request.folds, len(request.held_out))
+    _check_coefficients(party.name, session, request.held_out[0])
     party.policy.limits.allow(8 * len(rows) * request.held_out.shape[2])
+    count_scores(party, session, rows, request.held_out.shape[2])
     if request.keep:
-        session.state["fitted.coefficients"] = request.coefficients
+        keep_coefficients(party.name, session, request.coefficients)
     return Scores(scores=fold_scores(session, rows, request.folds, request.held_out))
 
 
-def _check_folds(party: str, folds: np.ndarray, n_folds: int) -> None:
+def allow_sums(
+    party: PartyService, rows: np.ndarray, folds: np.ndarray, n_folds: int, counted: np.ndarray
+) -> dict[int, int]:
+    """Refuse sums over too few rows, by the party's policy.
+
+    Parameters
+    ----------
+    party : PartyService
+        Who is asked.
+    rows : ndarray of shape (n_rows,), dtype int
+        Positions of rows.
+    folds : ndarray of shape (n_rows,), dtype int
+        Fold of each row.
+    n_folds : int
+        Number of folds.
+    counted : ndarray of shape (n_rows,), dtype bool
+        Which rows have a weight.
+
+    Returns
+    -------
+    dict of int to int
+        How many different rows are summed in each fold.
+    """
+    check_folds(party.name, folds, n_folds)
+    summed = {}
+    for fold in np.unique(folds):
+        # What is summed is told for each fold; rows that are repeated or weigh nothing do not
+        # make a sum any safer.
+        summed[int(fold)] = len(np.unique(rows[(folds == fold) & counted]))
+        party.policy.allow_aggregate(party.name, summed[int(fold)])
+    return summed
+
+
+def count_scores(party: PartyService, session: Session, rows: np.ndarray, n_scores: int) -> None:
+    """Count what a fit is told about single training rows, or refuse it by the party's policy."""
+    told = session.state.setdefault("scores.told", np.zeros(len(session.known), dtype=np.int64))
+    told = told + n_scores * np.bincount(rows, minlength=len(told))
+    party.policy.allow_row_scores(party.name, int(told.max(initial=0)))
+    session.state["scores.told"] = told
+
+
+def keep_coefficients(party: str, session: Session, coefficients: np.ndarray) -> None:
+    """Keep coefficients for new rows, if they fit the party's encoding."""
+    _check_coefficients(party, session, coefficients)
+    session.state["fitted.coefficients"] = coefficients
+
+
+def _check_coefficients(party: str, session: Session, coefficients: np.ndarray) -> None:
+    width = 1 + session.features.encoding_.width
+    if len(coefficients) != width:
+        raise PartyError(
+            party,
+            f"coefficients for {len(coefficients)} columns were sent, its encoding has {width} "
+            "with the constant",
+        )
+
+
+def more_rows_than_targets(party: str, summed: Mapping[int, int], n_targets: int) -> None:
+    """Refuse protected sums from which every row could be computed.
+
+    Parameters
+    ----------
+    party : str
+        Who is asked.
+    summed : mapping of int to int
+        Different rows in each fold.
+    n_targets : int
+        Targets, whose products with the party's columns are told.
+
+    Raises
+    ------
+    PartyError
+        If a fold has not more rows than there are targets, the constant one included.
+    """
+    for n_rows in summed.values():
+        if n_rows <= n_targets + 1:
+            raise PartyError(
+                party,
+                f"products of {n_targets} targets over {n_rows} rows would give every row away; "
+                "share more rows or use fewer folds",
+            )
+
+
+def equal_weight(party: str, weight: np.ndarray) -> float:
+    """Return the one weight that all rows have.
+
+    Parameters
+    ----------
+    party : str
+        Who would have to be told the weights.
+    weight : ndarray of shape (n_rows,), dtype float64
+        Weights.
+
+    Returns
+    -------
+    float
+        The weight; 1 for no rows.
+
+    Raises
+    ------
+    ValueError
+        If weights differ.
+    """
+    if len(weight) and np.ptp(weight) > 1e-12 * weight.max():
+        raise ValueError(
+            f"under protection all rows must weigh the same: party {party!r} would be told their "
+            "weights, which often follow the labels; leave sample_weight out or use zeros and ones"
+        )
+    return float(weight[0]) if len(weight) else 1.0
+
+
+def check_folds(party: str, folds: np.ndarray, n_folds: int) -> None:
+    """Refuse folds that are not numbers below `n_folds`."""
     if not 1 <= n_folds <= 255 or (len(folds) and folds.max() >= n_folds):
         raise PartyError(party, f"folds must lie below n_folds={n_folds}, which is at most 255")
 
@@ -265,7 +443,14 @@ def fold_scores(
     return scores
 
 
-def _unpack(triangles: np.ndarray, width: int) -> np.ndarray:
+def pack(gram: np.ndarray) -> np.ndarray:
+    """Return the upper triangles of symmetric matrices, as rows."""
+    upper = np.triu_indices(gram.shape[1])
+    return np.asarray(gram[:, upper[0], upper[1]])
+
+
+def unpack(triangles: np.ndarray, width: int) -> np.ndarray:
+    """Return the symmetric matrices of upper triangles."""
     upper = np.triu_indices(width)
     gram = np.zeros((len(triangles), width, width))
     gram[:, upper[0], upper[1]] = triangles

@@ -126,7 +126,7 @@ def fit_anchored(
     gain = paired_gain(
         squared_error(target, held_out_alone), squared_error(target, held_out_joint), weight
     )
-    trust = guard_weight(gain) if models else 0.0
+    trust = guard_weight(gain, 4.0) if models else 0.0
     column_mean, target_mean = moments.means()
     calibration = None
     if order is not None:

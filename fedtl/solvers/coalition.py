@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from fedtl.federation import Channel
 from fedtl.learning.columns import Columns
 from fedtl.learning.network import PartyEncoder
 from fedtl.parties import LocalFeatures, Recipe, Session, Table
+from fedtl.protocols.moments import CLEAR, MomentsExchange
 from fedtl.protocols.predict import Reply, ask_predictions, local_latents
 from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.solvers.problem import ACTIVE
@@ -31,12 +32,15 @@ class Coalition:
         The active party's features, and its rows while the fit runs.
     channels : sequence of Channel
         The other parties.
+    moments : MomentsExchange
+        How moments are asked for.
     """
 
     name: str
     table: Table
     session: Session
     channels: Sequence[Channel]
+    moments: MomentsExchange = field(default=CLEAR)
 
     @classmethod
     def begin(

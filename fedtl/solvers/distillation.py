@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedtl.learning.ridge import Family, Moments, Path, held_out_errors, ridge
-from fedtl.protocols.moments import ask_moments, ask_scores, fold_scores
+from fedtl.protocols.moments import fold_scores
 from fedtl.solvers.anchor import Anchor
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.linear import Linear
@@ -56,19 +56,20 @@ def distil(
     Returns
     -------
     list of Path
-        The student at every penalty, with its held-out errors; empty where there is no
-        unlabelled shared row.
+        The student at every penalty, with its held-out errors; empty where there are no
+        unlabelled shared rows, or too few for sums that give none of them away under protection.
     """
     rows = problem.rows(ACTIVE, party, labeled=False)
     rows = rows[~problem.labeled[rows]]
-    if not len(rows):
+    channel, name, exchange = coalition.channels[party - 1], coalition.name, coalition.moments
+    n_teachers = (problem.n_folds + 1) * problem.n_outputs
+    if not len(rows) or n_teachers > exchange.most_targets(len(rows)):
         return []
-    channel, name = coalition.channels[party - 1], coalition.name
     whole = np.zeros(len(rows), dtype=np.uint8)
     versions = np.concatenate([*joint.other_held_out, joint.other], axis=1)
-    partial = ask_scores(channel, name, rows, folds=whole, held_out=versions[None])
+    partial = exchange.ask_scores(channel, name, rows, folds=whole, held_out=versions[None])
     teachers = partial + _own_part(coalition, rows, anchor, joint, directions)
-    gram, cross = ask_moments(
+    gram, cross = exchange.ask_moments(
         channel,
         name,
         rows,

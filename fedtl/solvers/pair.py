@@ -19,13 +19,13 @@ import numpy as np
 
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
-from fedtl.learning.canonical import canonical_directions, whitening
+from fedtl.learning.canonical import N_COMPONENTS, canonical_directions, whitening
 from fedtl.learning.evidence import best_share
 from fedtl.learning.ridge import Averaged, Family, Moments, Path, solve, target_squares
 from fedtl.learning.trees import trees_can_learn
 from fedtl.parties import Session
 from fedtl.protocols.assistance import ask_assistance
-from fedtl.protocols.moments import ask_moments, ask_scores, fold_moments, fold_scores
+from fedtl.protocols.moments import fold_moments, fold_scores
 from fedtl.solvers.anchor import Anchor
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.distillation import distil
@@ -138,7 +138,7 @@ def fit_pair(
     PartyError
         If the party knows no labelled row.
     """
-    channel, name, session = coalition.channels[party - 1], coalition.name, coalition.session
+    channel, session = coalition.channels[party - 1], coalition.session
     alone_rows, shared_rows = problem.rows(party), problem.rows(ACTIVE, party)
     if not len(alone_rows):
         raise PartyError(
@@ -146,15 +146,21 @@ def fit_pair(
             f"knows {int(problem.known[:, party].sum())} rows but none of them is labelled, so "
             "nothing can be learnt with it; share labelled rows or leave the party out",
         )
-    own_map, other_map = _directions(channel, name, party, session, problem)
+    own_map, other_map = _directions(coalition, party, problem)
+    if own_map.shape[1]:
+        folds = problem.folds[shared_rows]
+        smallest = int(np.bincount(folds, minlength=problem.n_folds).min())
+        free = coalition.moments.most_targets(smallest) - 2 * problem.n_outputs
+        own_map = own_map[:, : max(free, 0)]
     own = np.hstack([anchor.start[shared_rows], _project(session, shared_rows, own_map)])
     joint, alone_moments = None, None
     if len(shared_rows) == len(alone_rows) or len(shared_rows) >= 2 * problem.n_folds:
-        moments = _ask(channel, name, problem, shared_rows, own)
+        moments = _ask(coalition, party, problem, shared_rows, own)
         joint = _solve_joint(moments, problem.n_outputs, own, other_map)
         alone_moments = moments if len(shared_rows) == len(alone_rows) else None
     if alone_moments is None:
-        alone_moments = _ask(channel, name, problem, alone_rows, np.empty((len(alone_rows), 0)))
+        nothing = np.empty((len(alone_rows), 0))
+        alone_moments = _ask(coalition, party, problem, alone_rows, nothing)
     students: list[Path] = []
     if joint is not None and len(other_map):
         centered = alone_moments.centered()
@@ -169,9 +175,9 @@ def fit_pair(
         )
     alone = _solve_alone(alone_moments, problem.n_outputs, other_map, students)
     models = [alone] if joint is None else [joint, alone]
-    scores = ask_scores(
+    scores = coalition.moments.ask_scores(
         channel,
-        name,
+        coalition.name,
         alone_rows,
         folds=problem.folds[alone_rows],
         held_out=np.concatenate([model.other_held_out for model in models], axis=2),
@@ -180,7 +186,7 @@ def fit_pair(
     held_out = [np.zeros_like(problem.target), np.zeros_like(problem.target)]
     own_scores, share = scores[:, -problem.n_outputs :], 0.0
     if assisted:
-        own_scores, share = _assist(channel, name, problem, alone_rows, own_scores)
+        own_scores, share = _assist(channel, coalition.name, problem, alone_rows, own_scores)
     held_out[1][alone_rows] = own_scores
     if joint is not None:
         inside = problem.known[alone_rows, ACTIVE]
@@ -221,24 +227,30 @@ def _project(session: Session, rows: np.ndarray, linear: np.ndarray) -> np.ndarr
 
 
 def _directions(
-    channel: Channel, name: str, party: int, session: Session, problem: Problem
+    coalition: Coalition, party: int, problem: Problem
 ) -> tuple[np.ndarray, np.ndarray]:
     """Canonical directions of both sides; none where labelled rows are not outnumbered."""
+    channel, session = coalition.channels[party - 1], coalition.session
     rows = problem.rows(ACTIVE, party, labeled=False)
     if 2 * len(problem.rows(ACTIVE, party)) > len(rows):
         return np.empty((1 + session.features.encoding_.width, 0)), np.empty((0, 0))
     weight = problem.weight[rows]
     whole = {"folds": np.zeros(len(rows), dtype=np.uint8), "weight": weight, "n_folds": 1}
     gram, _ = fold_moments(session, rows, targets=np.empty((len(rows), 0)), **whole)
-    own = whitening(gram[0])
+    most = min(coalition.moments.most_targets(len(rows)), N_COMPONENTS)
+    if not most:
+        return np.empty((1 + session.features.encoding_.width, 0)), np.empty((0, 0))
+    own = whitening(gram[0], most)
     components = _project(session, rows, own)
-    other_gram, products = ask_moments(channel, name, rows, targets=components, **whole)
+    other_gram, products = coalition.moments.ask_moments(
+        channel, coalition.name, rows, targets=components, **whole
+    )
     other = whitening(other_gram[0])
     return canonical_directions(own, other, products[0], float(weight.sum()))
 
 
 def _ask(
-    channel: Channel, name: str, problem: Problem, rows: np.ndarray, own: np.ndarray
+    coalition: Coalition, party: int, problem: Problem, rows: np.ndarray, own: np.ndarray
 ) -> Moments:
     """Moments of the other party's columns with the target and the active party's columns.
 
@@ -246,9 +258,9 @@ def _ask(
     """
     folds, weight = problem.folds[rows], problem.weight[rows]
     targets = np.hstack([problem.target[rows], own])
-    gram, cross = ask_moments(
-        channel,
-        name,
+    gram, cross = coalition.moments.ask_moments(
+        coalition.channels[party - 1],
+        coalition.name,
         rows,
         folds=folds,
         weight=weight,

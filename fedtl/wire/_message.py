@@ -51,11 +51,12 @@ class Message:
     """Base class of all messages; subclasses are declared with :func:`message`."""
 
     kind: str
+    protection: str
     schema: dict[str, type | Tensor]
 
 
 @dataclass_transform(frozen_default=True)
-def message(kind: str) -> Callable[[type[M]], type[M]]:
+def message(kind: str, *, protection: str = "none") -> Callable[[type[M]], type[M]]:
     """Declare a class as the message `kind`.
 
     Parameters
@@ -63,6 +64,9 @@ def message(kind: str) -> Callable[[type[M]], type[M]]:
     kind : str
         Name and version, as ``"moments.request/1"``: what a receiver dispatches on. No class
         name and no code crosses a border.
+    protection : str, default="none"
+        What protects its content from its receiver, as ``"shares"``. It is for the account of what
+        crossed; the protocol's docstring says what it promises.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def message(kind: str) -> Callable[[type[M]], type[M]]:
 
     def declare(cls: type[M]) -> type[M]:
         cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-        cls.kind = kind
+        cls.kind, cls.protection = kind, protection
         hints = get_type_hints(cls, include_extras=True)
         cls.schema = {f.name: _declared(kind, f.name, hints[f.name]) for f in _fields(cls)}
         if kind in _REGISTRY and _REGISTRY[kind].__qualname__ != cls.__qualname__:

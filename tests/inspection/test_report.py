@@ -112,7 +112,7 @@ def test_text_has_parties_evidence_and_what_crossed_the_border():
     assert "+12.5% (+5.0%, +20.0%)" in text
     assert "0.8000" in text
     assert "Border: 3 rounds, 4 messages, 3,500 bytes" in text
-    assert re.search(r"shop +sent +moments.request/1 +3 +3,000\n", text)
+    assert re.search(r"shop +sent +moments.request/1 +none +3 +3,000\n", text)
     assert "Seconds: moments 0.25" in text
     assert text == repr(
         report_of(served((0,)), served((0, 1), gain=Gain(0.125, 0.05, 0.2, 3.3, N)))

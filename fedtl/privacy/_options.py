@@ -1,0 +1,78 @@
+"""How a user says what protects an exchange."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Paillier:
+    """Protection by packed Paillier encryption, between two parties and without a helper.
+
+    Parameters
+    ----------
+    key_bits : {3072, 2048, 4096}, default=3072
+        Bits of the modulus: 3,072 for a strength of about 128 bits, 2,048 for about 112.
+
+    See Also
+    --------
+    SecretSharing : Much faster, with a dealer.
+
+    Notes
+    -----
+    Needs the extra ``fedtl[paillier]``. Unaudited; gmpy2's arithmetic is not constant-time. After
+    P. Paillier, "Public-key cryptosystems based on composite degree residuosity classes",
+    EUROCRYPT 1999.
+
+    Examples
+    --------
+    >>> from fedtl import FederatedTransferClassifier
+    >>> from fedtl.privacy import Paillier
+    >>> FederatedTransferClassifier(solver="moments", privacy=Paillier(key_bits=2048)).privacy
+    Paillier(key_bits=2048)
+    """
+
+    key_bits: int = 3072
+
+    def __post_init__(self) -> None:
+        if self.key_bits not in (2048, 3072, 4096):
+            raise ValueError(f"key_bits must be 2048, 3072 or 4096, got {self.key_bits!r}")
+
+
+@dataclass(frozen=True)
+class SecretSharing:
+    """Protection by additive secret shares, with a dealer that sees no data.
+
+    The dealer deals randomness before the data are touched. Whoever holds what the dealer knows
+    and what crosses between two parties can read both: it must not collude with either.
+
+    Parameters
+    ----------
+    dealer : object, default=None
+        The dealer's service, as from :class:`fedtl.protocols.dealer.Dealer`. None makes
+        one in this process for each fit, which is a simulation.
+
+    See Also
+    --------
+    Paillier : Without a helper, at a price.
+
+    Notes
+    -----
+    Unaudited. After D. Beaver, "Efficient multiparty protocols using circuit randomization",
+    CRYPTO 1991.
+
+    Examples
+    --------
+    >>> from fedtl import FederatedTransferClassifier
+    >>> from fedtl.datasets import load_digits_halves
+    >>> from fedtl.privacy import SecretSharing
+    >>> digits = load_digits_halves()
+    >>> clf = FederatedTransferClassifier(
+    ...     digits.parties, solver="moments", privacy=SecretSharing(), random_state=0
+    ... )
+    >>> bool(clf.fit(digits.data, digits.target).score(digits.data, digits.target) > 0.9)
+    True
+    """
+
+    dealer: Any = None

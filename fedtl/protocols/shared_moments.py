@@ -1,0 +1,398 @@
+"""Shared moments: what :mod:`fedtl.protocols.moments` does, under secret shares with a dealer.
+
+A dealer, which has no data, deals the randomness of one-sided Beaver triples
+(:mod:`fedtl.privacy.shares`). The active party alone learns products of its targets with the
+party's encoded columns; what else crosses is uniform to whoever receives it.
+
+Who learns what:
+
+- ``shared_moments.key/1`` and ``shared_moments.public/1`` give the active party a public key of
+  this session, and a bound of encoded values that follows from their number alone.
+- What the dealer learns, and what it gives to whom, is said in :mod:`fedtl.protocols.dealer`.
+- ``shared_moments.request/1`` tells the party which rows are in which fold, and masked targets:
+  it learns how many there are and nothing of them, neither labels nor scores nor components.
+- ``shared_moments.reply/1`` gives the active party masked columns, which are uniform to it, and
+  two sums over whole folds: products of the party's columns with each other, and, once it takes
+  its masks off, products with its targets. No row crosses.
+- ``shared_moments.model/1`` tells the party the rows that are scored, and masked coefficients of
+  the models without each fold. *The coefficients that are kept for new rows are in the clear*:
+  the party holds its own part of the model, and learns from it how its columns predict the target.
+  A model of few rows remembers labels of rows.
+- ``shared_moments.scores/1`` gives the active party one held-out score a row and output. *These
+  are not protected from it*: each is a linear combination of a row's encoded columns, and as many
+  of them as columns would give the row away. ``Policy.max_row_scores`` bounds them.
+
+What this rests on: the dealer colludes with neither party, since together with one of them it
+could read the other's masked numbers; all follow the protocol; the party's key reaches the dealer
+unchanged. Wrong shares, of the dealer or the party, are found out, as products are checked;
+columns that a party makes up are not.
+Folds are dealt by label, so the seed of the folds must not be known to the party.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+
+from fedtl.exceptions import PartyError
+from fedtl.federation import Channel
+from fedtl.parties import PartyService, Session
+from fedtl.privacy import FixedPointError, shares
+from fedtl.privacy.fixed_point import FixedPoint, magnitude_bits, plan_product
+from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
+from fedtl.protocols.dealer import Deals, check_shape, open_seed
+from fedtl.protocols.moments import (
+    ProtectedExchange,
+    allow_sums,
+    check_folds,
+    count_scores,
+    equal_weight,
+    fold_moments,
+    keep_coefficients,
+    more_rows_than_targets,
+    pack,
+    unpack,
+)
+from fedtl.wire import Message, Tensor, message
+
+_KEY = "shared_moments.key"
+_SEEDS = "shared_moments.seeds"
+
+
+@message("shared_moments.key/1")
+class Key(Message):
+    """Ask for the party's public key in this session."""
+
+    session: str
+
+
+@message("shared_moments.public/1")
+class Public(Message):
+    """The party's public key, and a bound of its encoded values as a power of two."""
+
+    key: Annotated[np.ndarray, Tensor("uint8", (KEY_BYTES,))]
+    magnitude_bits: int
+    width: int
+
+
+@message("shared_moments.request/1", protection="shares")
+class Request(Message):
+    """Masked targets on shared rows, a check column behind them."""
+
+    session: str
+    context: str
+    n_folds: int
+    fraction_bits: int
+    sealed: Annotated[np.ndarray, Tensor("uint8", ("sealed",))]
+    rows: Annotated[np.ndarray, Tensor("uint32", ("rows",))]
+    folds: Annotated[np.ndarray, Tensor("uint8", ("rows",))]
+    masked: Annotated[np.ndarray, Tensor("uint64", ("rows", "targets"))]
+
+
+@message("shared_moments.reply/1", protection="shares")
+class Reply(Message):
+    """Masked columns, shares of sums, and the party's own sums, a constant column first."""
+
+    gram: Annotated[np.ndarray, Tensor("float64", ("folds", "triangle"))]
+    masked: Annotated[np.ndarray, Tensor("uint64", ("rows", "columns"))]
+    shares: Annotated[np.ndarray, Tensor("uint64", ("folds", "columns", "targets"))]
+
+
+@message("shared_moments.model/1", protection="shares")
+class Model(Message):
+    """Masked coefficients without each fold; those to be kept, if any, in the clear."""
+
+    session: str
+    context: str
+    keep: bool
+    fraction_bits: int
+    sealed: Annotated[np.ndarray, Tensor("uint8", ("sealed",))]
+    rows: Annotated[np.ndarray, Tensor("uint32", ("rows",))]
+    folds: Annotated[np.ndarray, Tensor("uint8", ("rows",))]
+    masked: Annotated[np.ndarray, Tensor("uint64", ("folds", "columns", "outputs"))]
+    coefficients: Annotated[np.ndarray, Tensor("float64", ("with_constant", "kept"))]
+
+
+@message("shared_moments.scores/1", protection="shares")
+class Scores(Message):
+    """Masked columns and shares of the held-out scores."""
+
+    masked: Annotated[np.ndarray, Tensor("uint64", ("rows", "columns"))]
+    shares: Annotated[np.ndarray, Tensor("uint64", ("rows", "outputs"))]
+
+
+class SharedMoments(ProtectedExchange):
+    """Moments under secret shares; a :class:`~fedtl.protocols.moments.MomentsExchange`.
+
+    Parameters
+    ----------
+    dealer : Channel
+        The dealer.
+    """
+
+    def __init__(self, dealer: Channel) -> None:
+        self._deals = Deals(dealer)
+        self._public: dict[tuple[str, str], Public] = {}
+
+    def ask_moments(
+        self,
+        channel: Channel,
+        session: str,
+        rows: np.ndarray,
+        *,
+        folds: np.ndarray,
+        weight: np.ndarray,
+        targets: np.ndarray,
+        n_folds: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ask a party for its moments with these targets, which it does not learn.
+
+        Parameters and results are those of :func:`fedtl.protocols.moments.ask_moments`.
+
+        Parameters
+        ----------
+        channel : Channel
+            The party.
+        session : str
+            Name of the session.
+        rows, folds, weight, targets : ndarray of shape (n_rows, ...)
+            Rows and what belongs to them; all weights must be equal.
+        n_folds : int
+            Number of folds.
+
+        Returns
+        -------
+        gram : ndarray of shape (n_folds, 1 + width, 1 + width), dtype float64
+            Products of the party's columns, a constant one first.
+        cross : ndarray of shape (n_folds, 1 + width, n_targets), dtype float64
+            Products with the targets, to the fixed-point error.
+
+        Raises
+        ------
+        ValueError
+            If weights differ.
+        FixedPointError
+            If the sums do not fit; nothing was sent.
+        PartyError
+            If dealer or party answered with wrong numbers.
+        """
+        factor = equal_weight(channel.name, weight)
+        public, check = self._key(channel, session), new_seed()
+        inside = [folds == fold for fold in range(n_folds)]
+        largest = max((int(i.sum()) for i in inside), default=0)
+        left, right = plan_product(largest, public.magnitude_bits, magnitude_bits(targets))
+        encoded = right.encode(targets, "a target").view(np.uint64)
+        private = shares.with_check(encoded, check)
+        n_targets = private.shape[1]
+        shapes = [(public.width, int(i.sum()), n_targets) for i in inside]
+        hand = self._deals.ask(session, public.key, shapes)
+        masked = np.empty_like(private)
+        for fold, i in enumerate(inside):
+            masked[i] = shares.mask(hand.seed, hand.place(fold), private[i])
+        request = Request(
+            session=session,
+            context=hand.context,
+            n_folds=n_folds,
+            fraction_bits=left.fraction_bits,
+            sealed=hand.sealed,
+            rows=rows.astype(np.uint32),
+            folds=folds.astype(np.uint8),
+            masked=masked,
+        )
+        reply = channel.ask(request, Reply)
+        check_shape(channel.name, reply.masked, (len(rows), public.width))
+        check_shape(channel.name, reply.shares, (n_folds, public.width, n_targets))
+        cross = np.empty((n_folds, 1 + public.width, targets.shape[1]))
+        for fold, i in enumerate(inside):
+            product = shares.right_product(
+                private[i], reply.masked[i].T, reply.shares[fold], hand.corrections[fold]
+            )
+            cross[fold, 0] = targets[i].sum(axis=0)
+            cross[fold, 1:] = _opened(channel.name, product, check, left, right)
+        return factor * unpack(reply.gram, 1 + public.width), factor * cross
+
+    def ask_scores(
+        self,
+        channel: Channel,
+        session: str,
+        rows: np.ndarray,
+        *,
+        folds: np.ndarray,
+        held_out: np.ndarray,
+        coefficients: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Ask a party for scores of training rows, without telling it the held-out models.
+
+        Parameters and results are those of :func:`fedtl.protocols.moments.ask_scores`.
+
+        Parameters
+        ----------
+        channel : Channel
+            The party.
+        session : str
+            Name of the session.
+        rows, folds : ndarray of shape (n_rows,), dtype int
+            Rows, and which of the held-out models scores each.
+        held_out : ndarray of shape (n_folds, 1 + width, n_outputs), dtype float64
+            Coefficients that the party does not learn.
+        coefficients : ndarray of shape (1 + width, n_kept), dtype float64, optional
+            Coefficients that it keeps, in the clear.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_outputs), dtype float64
+            Scores, to the fixed-point error.
+
+        Raises
+        ------
+        FixedPointError
+            If the sums do not fit; nothing was sent.
+        PartyError
+            If dealer or party answered with wrong numbers.
+        """
+        public, check = self._key(channel, session), new_seed()
+        check_shape(channel.name, held_out[0], (1 + public.width, held_out.shape[2]))
+        slopes = held_out[:, 1:]
+        left, right = plan_product(public.width, public.magnitude_bits, magnitude_bits(slopes))
+        encoded = right.encode(slopes, "a coefficient").view(np.uint64)
+        private = [shares.with_check(slope, check) for slope in encoded]
+        inside = [folds == fold for fold in range(len(held_out))]
+        n_outputs = held_out.shape[2] + 1
+        shapes = [(int(i.sum()), public.width, n_outputs) for i in inside]
+        hand = self._deals.ask(session, public.key, shapes)
+        masked = [shares.mask(hand.seed, hand.place(f), slope) for f, slope in enumerate(private)]
+        request = Model(
+            session=session,
+            context=hand.context,
+            keep=coefficients is not None,
+            fraction_bits=left.fraction_bits,
+            sealed=hand.sealed,
+            rows=rows.astype(np.uint32),
+            folds=folds.astype(np.uint8),
+            masked=np.stack(masked),
+            coefficients=held_out[0][:, :0] if coefficients is None else coefficients,
+        )
+        reply = channel.ask(request, Scores)
+        check_shape(channel.name, reply.masked, (len(rows), public.width))
+        check_shape(channel.name, reply.shares, (len(rows), n_outputs))
+        scores = np.empty((len(rows), n_outputs - 1))
+        for fold, i in enumerate(inside):
+            product = shares.right_product(
+                private[fold], reply.masked[i], reply.shares[i], hand.corrections[fold]
+            )
+            opened = _opened(channel.name, product, check, left, right)
+            scores[i] = opened + held_out[fold, 0]
+        return scores
+
+    def _key(self, channel: Channel, session: str) -> Public:
+        if (channel.name, session) not in self._public:
+            public = channel.ask(Key(session=session), Public)
+            if not 0 <= public.magnitude_bits <= 32 or public.width < 1:
+                raise PartyError(channel.name, "its bound of encoded values makes no sense")
+            self._public[channel.name, session] = public
+        return self._public[channel.name, session]
+
+
+def answer_key(party: PartyService, request: Key) -> Public:
+    """Make a key pair for this session, or repeat its public key."""
+    session = party.session(request.session)
+    if session.columns is None:
+        raise PartyError(party.name, "no fit is under way in this session")
+    pair = session.state.setdefault(_KEY, KeyPair())
+    encoding = session.features.encoding_
+    return Public(
+        key=np.frombuffer(pair.public, dtype=np.uint8),
+        magnitude_bits=magnitude_bits(np.array([encoding.bound])),
+        width=encoding.width,
+    )
+
+
+def answer_moments(party: PartyService, request: Request) -> Reply:
+    """Sum the party's own products, mask its columns and return its shares."""
+    session = party.session(request.session)
+    rows = party.training_rows(session, request.rows)
+    everywhere = np.ones(len(rows), dtype=bool)
+    summed = allow_sums(party, rows, request.folds, request.n_folds, everywhere)
+    more_rows_than_targets(party.name, summed, request.masked.shape[1] - 1)
+    encoded = _encoded(party, session, rows, request.fraction_bits)
+    seed = _opened_seed(party.name, session, request.context, request.sealed)
+    n_columns, n_targets = encoded.shape[1], request.masked.shape[1]
+    masked = np.empty_like(encoded)
+    parts = np.empty((request.n_folds, n_columns, n_targets), dtype=np.uint64)
+    for fold in range(request.n_folds):
+        inside = request.folds == fold
+        place = f"{request.context} {fold}"
+        masked[inside] = shares.mask(seed, place, encoded[inside].T).T
+        parts[fold] = shares.left_share(seed, place, n_columns, request.masked[inside])
+    gram, _ = fold_moments(
+        session,
+        rows,
+        folds=request.folds,
+        weight=np.ones(len(rows)),
+        targets=np.empty((len(rows), 0)),
+        n_folds=request.n_folds,
+    )
+    return Reply(gram=pack(gram), masked=masked, shares=parts)
+
+
+def answer_model(party: PartyService, request: Model) -> Scores:
+    """Keep coefficients for new rows, and return masked columns and shares of held-out scores."""
+    session = party.session(request.session)
+    rows = party.training_rows(session, request.rows)
+    check_folds(party.name, request.folds, len(request.masked))
+    encoded = _encoded(party, session, rows, request.fraction_bits)
+    if request.masked.shape[1] != encoded.shape[1]:
+        raise PartyError(
+            party.name,
+            f"coefficients for {request.masked.shape[1]} columns were sent, its encoding has "
+            f"{encoded.shape[1]}",
+        )
+    # The check column counts: by it, a party that cheats could ask for one score more.
+    count_scores(party, session, rows, request.masked.shape[2])
+    seed = _opened_seed(party.name, session, request.context, request.sealed)
+    if request.keep:
+        keep_coefficients(party.name, session, request.coefficients)
+    masked = np.empty_like(encoded)
+    parts = np.empty((len(rows), request.masked.shape[2]), dtype=np.uint64)
+    for fold, slopes in enumerate(request.masked):
+        inside, place = request.folds == fold, f"{request.context} {fold}"
+        masked[inside] = shares.mask(seed, place, encoded[inside])
+        parts[inside] = shares.left_share(seed, place, int(inside.sum()), slopes)
+    return Scores(masked=masked, shares=parts)
+
+
+def _opened_seed(party: str, session: Session, context: str, sealed: np.ndarray) -> bytes:
+    pair: KeyPair | None = session.state.get(_KEY)
+    if pair is None:
+        raise PartyError(party, "masked numbers came before its key was asked for")
+    used: set[bytes] = session.state.setdefault(_SEEDS, set())
+    return open_seed(party, pair, context, sealed, used)
+
+
+def _encoded(
+    party: PartyService, session: Session, rows: np.ndarray, fraction_bits: int
+) -> np.ndarray:
+    """Encode rows as integers, after a check of what was declared."""
+    encoding = session.features.encoding_
+    try:
+        fixed = FixedPoint(fraction_bits, magnitude_bits(np.array([encoding.bound])))
+        integers = np.empty((len(rows), encoding.width), dtype=np.int64)
+        for piece, encoded in session.encoded(rows):
+            integers[piece] = fixed.encode(encoded, "an encoded value")
+    except FixedPointError as error:
+        raise PartyError(party.name, str(error)) from None
+    return integers.view(np.uint64)
+
+
+def _opened(
+    party: str, product: np.ndarray, check: bytes, left: FixedPoint, right: FixedPoint
+) -> np.ndarray:
+    if not shares.adds_up(product, check):
+        raise PartyError(
+            party,
+            "its shares and the dealer's do not add up: one of them answered with wrong numbers; "
+            "nothing was learnt from them",
+        )
+    values = np.ascontiguousarray(product[:, :-1]).view(np.int64)
+    return left.decode(values, right.fraction_bits)
