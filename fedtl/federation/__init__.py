@@ -2,6 +2,7 @@
 
 from fedtl.federation._channel import Channel, InProcessChannel
 from fedtl.federation._ledger import Ledger
+from fedtl.federation._rowwise import RowParties
 from fedtl.federation._simulation import Simulation
 
-__all__ = ["Channel", "InProcessChannel", "Ledger", "Simulation"]
+__all__ = ["Channel", "InProcessChannel", "Ledger", "RowParties", "Simulation"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedtl.federation._channel import InProcessChannel
 from fedtl.federation._ledger import Ledger
+from fedtl.federation._rowwise import RowParties
 from fedtl.parties import Answer, PartyService, Policy, Recipe, Table, Usage
 
 
 class Simulation:
-    """How the parties whose columns are in X are simulated.
+    """How the parties whose columns or rows are in X are simulated.
 
     ``federation=None`` means ``Simulation()``. A simulated party is the service object of a real
     one, and is reached by messages only.
@@ -88,6 +89,36 @@ class Simulation:
                 for name, recipe in recipes.items()
             ],
             self.serialize,
+        )
+
+    def row_parties(
+        self, names: Iterable[str], answers: Mapping[str, tuple[str, Answer]]
+    ) -> RowParties:
+        """Return services for parties that hold rows of the same kind.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Names of the parties.
+        answers : mapping of str to (str, callable)
+            The protocols' ends at the parties' side.
+
+        Returns
+        -------
+        RowParties
+            One service for each party.
+
+        Warns
+        -----
+        UserWarning
+            If there is a policy for a name that is no party.
+        """
+        return RowParties(
+            names,
+            answers,
+            policies=self.policies or {},
+            usage=self._usage,
+            serialize=self.serialize,
         )
 
     def __repr__(self) -> str:

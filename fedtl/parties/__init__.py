@@ -2,6 +2,7 @@
 
 from fedtl.parties._features import LocalFeatures, Recipe
 from fedtl.parties._policy import Policy, Usage
+from fedtl.parties._rows import Rows
 from fedtl.parties._service import Answer, PartyService, Session
 from fedtl.parties._table import Table
 
@@ -11,6 +12,7 @@ __all__ = [
     "PartyService",
     "Policy",
     "Recipe",
+    "Rows",
     "Session",
     "Table",
     "Usage",

@@ -71,10 +71,10 @@ class PartyService:
     ----------
     name : str
         Name of the party.
-    table : Table
-        Its rows.
-    recipe : Recipe
-        How it encodes its rows.
+    table : Table or Rows
+        Its rows, in whatever form its protocols read them.
+    recipe : Recipe or None
+        How it encodes its columns; None where its protocols encode none.
     answers : mapping of str to (str, callable)
         For each kind of request, the name of its protocol and the function that answers it.
     policy : Policy, optional
@@ -86,8 +86,8 @@ class PartyService:
     def __init__(
         self,
         name: str,
-        table: Table,
-        recipe: Recipe,
+        table: Any,
+        recipe: Recipe | None,
         answers: Mapping[str, tuple[str, Answer]],
         *,
         policy: Policy | None = None,
@@ -98,6 +98,7 @@ class PartyService:
         self.policy = policy or Policy()
         self.usage = usage or Usage()
         self.sessions: dict[str, Session] = {}
+        self.fits: dict[str, dict[str, Any]] = {}
 
     def answer(self, request: Message) -> Message:
         """Answer one request.
@@ -148,6 +149,29 @@ class PartyService:
         except KeyError:
             raise PartyError(self.name, "the session has ended; fit the estimator again") from None
 
+    def row_fit(self, name: str) -> dict[str, Any]:
+        """Return what row-wise protocols keep for one fit; the first call begins it.
+
+        Parameters
+        ----------
+        name : str
+            Name of the fit, the same for all parties.
+
+        Returns
+        -------
+        dict of str to object
+            What each protocol keeps between its messages, by the protocol's own keys.
+
+        Raises
+        ------
+        PolicyRefusal
+            If it is a new fit and the quota of fits is used up.
+        """
+        if name not in self.fits:
+            self.usage.begin_fit(self.name, self.policy)
+            self.fits[name] = {}
+        return self.fits[name]
+
     def training_rows(self, session: Session, rows: np.ndarray) -> np.ndarray:
         """Return positions of known training rows as an index array, refusing any others.
 
@@ -174,12 +198,12 @@ class PartyService:
             raise PartyError(self.name, "a row was asked for that it does not know")
         return rows.astype(np.int64)
 
-    def with_table(self, table: Table) -> PartyService:
+    def with_table(self, table: Any) -> PartyService:
         """Return a service over another table that shares this one's sessions and quotas.
 
         Parameters
         ----------
-        table : Table
+        table : Table or Rows
             The rows that a simulated party is asked about in one call.
 
         Returns
@@ -195,5 +219,5 @@ class PartyService:
             policy=self.policy,
             usage=self.usage,
         )
-        view.sessions = self.sessions
+        view.sessions, view.fits = self.sessions, self.fits
         return view

@@ -120,6 +120,8 @@ def end_session(channel: Channel, session: str) -> None:
 
 def answer_open(party: PartyService, request: Open) -> Opened:
     """Say which ids the party knows."""
+    if party.recipe is None:
+        raise PartyError(party.name, "has no recipe for encoding its columns")
     party.usage.begin_fit(party.name, party.policy)
     features = LocalFeatures(party.name, party.recipe)
     if request.resume:
