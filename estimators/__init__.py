@@ -5,12 +5,14 @@ if __name__ != "fedtl.estimators":
 
 from fedtl.estimators._column_transformer import FederatedColumnTransformer
 from fedtl.estimators._encoder import Encoder
+from fedtl.estimators._fine_tuner import FederatedFineTuner
 from fedtl.estimators._projector import FederatedProjector
 from fedtl.estimators._transfer import FederatedTransferClassifier, FederatedTransferRegressor
 
 __all__ = [
     "Encoder",
     "FederatedColumnTransformer",
+    "FederatedFineTuner",
     "FederatedProjector",
     "FederatedTransferClassifier",
     "FederatedTransferRegressor",

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["PartyError", "PolicyRefusal", "UnknownRowsWarning"]
+__all__ = [
+    "DivergenceError",
+    "DroppedPartyWarning",
+    "PartyError",
+    "PolicyRefusal",
+    "UnknownRowsWarning",
+]
 
 
 class PartyError(ValueError):
@@ -27,6 +33,14 @@ class PartyError(ValueError):
 
 class PolicyRefusal(PartyError):
     """A party refuses a request because its own policy does not allow it."""
+
+
+class DivergenceError(PartyError):
+    """Training came to NaN or infinity."""
+
+
+class DroppedPartyWarning(UserWarning):
+    """A party could not take part in a round, or at all; the others went on without it."""
 
 
 class UnknownRowsWarning(UserWarning):

@@ -50,6 +50,9 @@ class Quadratic:
             at = at - self.lr * (gradient + proximal * (at - towards) + offset)
         return Trained(at, self.n_steps, 0.5)
 
+    def own_start(self):
+        return np.zeros(6)
+
     def gradient(self, at):
         return self.curvature * (at - self.best), 0.25
 

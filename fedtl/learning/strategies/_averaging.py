@@ -137,7 +137,8 @@ class Scaffold(Strategy):
 
     def at_coordinator(self, state: State, updates: Sequence[Update], setting: Setting) -> State:
         """Add the mean change; the control variate is a mean over all parties."""
-        mean = np.mean([update.vectors for update in updates], axis=0, dtype=np.float64)
+        stacked = np.stack([update.vectors for update in updates])
+        mean: np.ndarray = stacked.mean(axis=0, dtype=np.float64)
         return {
             "parameters": state["parameters"] + self.lr * mean[0],
             "control": state["control"] + mean[1] * (len(updates) / setting.n_parties),

@@ -185,6 +185,10 @@ class LocalProblem(Protocol):
         """
         ...
 
+    def own_start(self) -> np.ndarray:
+        """Return initial parameters that are drawn for this party alone: (n_parameters,)."""
+        ...
+
     def gradient(self, at: np.ndarray) -> tuple[np.ndarray, float]:
         """Return gradient and value of the mean loss over the query half of the rows.
 
@@ -227,15 +231,12 @@ class Strategy(ABC):
     needs_gradients : bool
         Whether it changes the gradients of local training or asks for one. Models that only have
         ``partial_fit`` cannot do either.
-    own_start : bool
-        Whether each party starts the first round from parameters of its own.
     keeps_model : bool
         Whether each party keeps a model of its own in ``memory["model"]``, which serves its rows.
     """
 
     name: ClassVar[str]
     needs_gradients: ClassVar[bool] = False
-    own_start: ClassVar[bool] = False
     keeps_model: ClassVar[bool] = False
 
     @property
@@ -313,6 +314,23 @@ class Strategy(ABC):
         """
         trained = local.train(received[0])
         return Update((trained.parameters - received[0])[None], trained.n_steps, trained.loss)
+
+    def merge_buffers(self, buffers: np.ndarray, n_rows: np.ndarray) -> np.ndarray:
+        """Merge what networks record beside parameters: running means and variances.
+
+        Parameters
+        ----------
+        buffers : ndarray of shape (n_updates, n_buffers)
+            What each party replied.
+        n_rows : ndarray of shape (n_updates,)
+            Rows of each party.
+
+        Returns
+        -------
+        ndarray of shape (n_buffers,)
+            The mean, parties weighing by their rows.
+        """
+        return np.asarray(np.average(buffers, axis=0, weights=n_rows))
 
     @abstractmethod
     def at_coordinator(self, state: State, updates: Sequence[Update], setting: Setting) -> State:

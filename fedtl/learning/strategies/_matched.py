@@ -10,7 +10,15 @@ from typing import ClassVar
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from fedtl.learning.strategies._contract import Layout, Setting, State, Strategy, Update
+from fedtl.learning.strategies._contract import (
+    Layout,
+    LocalProblem,
+    Memory,
+    Setting,
+    State,
+    Strategy,
+    Update,
+)
 
 _Tensors = dict[str, np.ndarray]
 
@@ -38,8 +46,14 @@ class FedMA(Strategy):
     """
 
     name: ClassVar[str] = "fedma"
-    own_start: ClassVar[bool] = True
     sweeps: int = 3
+
+    def at_party(self, local: LocalProblem, received: np.ndarray, memory: Memory) -> Update:
+        """Train, in the first round from parameters of the party's own."""
+        start = received[0] if "started" in memory else local.own_start()
+        memory["started"] = np.ones(1, dtype=np.float32)
+        trained = local.train(start)
+        return Update((trained.parameters - received[0])[None], trained.n_steps, trained.loss)
 
     def at_coordinator(self, state: State, updates: Sequence[Update], setting: Setting) -> State:
         """Replace the parameters by the matched mean of the parties' parameters."""

@@ -16,7 +16,16 @@ def _changes(updates: Sequence[Update]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Median(Strategy):
+class Robust(Strategy):
+    """What robust rules share: recorded statistics are merged by their median."""
+
+    def merge_buffers(self, buffers: np.ndarray, n_rows: np.ndarray) -> np.ndarray:
+        """Take each number's median over parties."""
+        return np.asarray(np.median(buffers, axis=0))
+
+
+@dataclass(frozen=True)
+class Median(Robust):
     """Take each parameter's median over parties.
 
     Notes
@@ -34,7 +43,7 @@ class Median(Strategy):
 
 
 @dataclass(frozen=True)
-class TrimmedMean(Strategy):
+class TrimmedMean(Robust):
     """Take each parameter's mean over parties without the highest and the lowest.
 
     Parameters
@@ -60,7 +69,7 @@ class TrimmedMean(Strategy):
 
 
 @dataclass(frozen=True)
-class MultiKrum(Strategy):
+class MultiKrum(Robust):
     """Average the updates that have the nearest neighbours.
 
     With ``m`` updates of which ``f`` may be wrong, an update's score is the sum of its squared
