@@ -160,7 +160,11 @@ class Coordinator:
             names = self._cohort(progress.n_rounds)
             sent = self._round(progress)
             replies = ask_all([self.channels[n] for n in names], [sent] * len(names), Reply)
-            self._merge(progress, self._read(names, replies, sent), len(names), begun, before)
+            came, errors = _read(names, replies, sent)
+            if len(came) < self.schedule.min_replies:
+                self._give_up(errors, len(came), len(names))
+            _warn(errors)
+            self._merge(progress, came, len(names), begun, before)
             yield
 
     def _versions(self, progress: Progress) -> Any:
@@ -185,23 +189,21 @@ class Coordinator:
 
         for name in rng.choice(names, size=self.schedule.cohort, replace=False):
             start(str(name))
-        failed = 0
+        in_a_row: list[PartyError] = []
         while progress.n_rounds < self.schedule.n_rounds:
             begun, before = time.perf_counter(), self.ledger.n_bytes
             came: list[tuple[Update, np.ndarray]] = []
-            wanted = self.plan.strategy.updates_per_version or 1
             asked = 0
-            while len(came) < wanted:
+            while len(came) < (self.plan.strategy.updates_per_version or 1):
                 clock, _, name, version, sent = heapq.heappop(under_way)
                 asked += 1
-                read = self._read([name], ask_all([self.channels[name]], [sent], Reply), sent, 0)
-                failed = 0 if read else failed + 1
-                if failed > len(names):
-                    raise PartyError(name, f"it and {failed - 1} others in a row did not reply")
-                came += [
-                    (replace(update, staleness=progress.n_rounds - version), buffers)
-                    for update, buffers in read
-                ]
+                read, errors = _read([name], ask_all([self.channels[name]], [sent], Reply), sent)
+                in_a_row = [] if read else [*in_a_row, *errors]
+                if len(in_a_row) > len(names):
+                    self._give_up(in_a_row, 0, len(in_a_row))
+                _warn(errors)
+                staleness = progress.n_rounds - version
+                came += [(replace(update, staleness=staleness), b) for update, b in read]
                 busy = {each[2] for each in under_way}
                 start(str(rng.choice([n for n in names if n not in busy])))
             self._merge(progress, came, asked, begun, before)
@@ -225,29 +227,6 @@ class Coordinator:
         rng = np.random.default_rng([self.plan.seed, 2, index])
         chosen = rng.choice(len(names), size=self.schedule.cohort, replace=False)
         return [names[i] for i in np.sort(chosen)]
-
-    def _read(
-        self,
-        names: Sequence[str],
-        replies: Sequence[Reply | PartyError],
-        sent: Round,
-        least: int | None = None,
-    ) -> list[tuple[Update, np.ndarray]]:
-        """Return the updates that can be used; say which parties are left out and why."""
-        came, errors = [], []
-        for name, reply in zip(names, replies, strict=True):
-            try:
-                if isinstance(reply, PartyError):
-                    raise reply
-                came.append(read_update(reply, name, sent))
-            except PartyError as error:
-                errors.append(error)
-        least = self.schedule.min_replies if least is None else least
-        if len(came) < min(least, len(names)):
-            self._give_up(errors, len(came), len(names))
-        for why in errors:
-            warnings.warn(f"{why}. It is left out of this round", DroppedPartyWarning, stacklevel=2)
-        return came
 
     def _give_up(self, errors: list[PartyError], n_replies: int, n_asked: int) -> None:
         first = errors[0]
@@ -326,6 +305,26 @@ class Coordinator:
     def _out_of_patience(self, progress: Progress) -> bool:
         patience = self.schedule.patience
         return patience is not None and progress.n_rounds - progress.best_round >= patience
+
+
+def _read(
+    names: Sequence[str], replies: Sequence[Reply | PartyError], sent: Round
+) -> tuple[list[tuple[Update, np.ndarray]], list[PartyError]]:
+    """Return the updates and statistics that can be used, and why others cannot."""
+    came, errors = [], []
+    for name, reply in zip(names, replies, strict=True):
+        try:
+            if isinstance(reply, PartyError):
+                raise reply
+            came.append(read_update(reply, name, sent))
+        except PartyError as error:
+            errors.append(error)
+    return came, errors
+
+
+def _warn(errors: list[PartyError]) -> None:
+    for error in errors:
+        warnings.warn(f"{error}. It is left out of this round", DroppedPartyWarning, stacklevel=2)
 
 
 def begin(

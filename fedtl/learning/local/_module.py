@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedtl.learning.local._model import LocalModel, Pull, Shape, Weights
-from fedtl.learning.local._network import Network, copy_module, plain_lr, seeded
+from fedtl.learning.local._network import Network, as_tensor, copy_module, plain_lr, seeded
 
 if TYPE_CHECKING:
     from fedtl.learning.local._recipe import LocalRecipe
@@ -162,11 +162,11 @@ class ModuleModel(LocalModel):
         return loss
 
     def _tensor(self, X: np.ndarray) -> Tensor:
-        return torch.as_tensor(X).to(self._network.flat.device, self._network.input_type(X))
+        return as_tensor(X).to(self._network.flat.device, self._network.input_type(X))
 
     def _targets(self, y: np.ndarray) -> Tensor:
         like = self._network.flat
-        return torch.as_tensor(y).to(like.device, torch.int64 if self.n_classes else like.dtype)
+        return as_tensor(y).to(like.device, torch.int64 if self.n_classes else like.dtype)
 
     def _train_mode(self) -> None:
         self.module.train()
@@ -176,15 +176,14 @@ class ModuleModel(LocalModel):
     def _batches(self, n_rows: int) -> tuple[int, int]:
         """Return the size of mini-batches, and where the last one ends."""
         size = min(self._recipe.batch_size, n_rows)
-        if not self._network.needs_two_rows or n_rows % size != 1 or size == 1 < n_rows:
-            last = n_rows
-        elif n_rows == 1:
+        if not self._network.needs_two_rows:
+            return size, n_rows
+        if n_rows == 1:
             raise ValueError("it has one row, and a batch norm needs two to train on")
-        else:
-            last = n_rows - 1  # a random row, as the order is
-        if self._network.needs_two_rows and size == 1:
+        if size == 1:
             raise ValueError("a batch norm needs mini-batches of at least two rows")
-        return size, last
+        # A last mini-batch of one row is left out: a random row, as the order is.
+        return size, n_rows - (n_rows % size == 1)
 
     def _optimizer(self) -> Any:
         trainable = [p for p in self.module.parameters() if p.requires_grad]

@@ -83,7 +83,7 @@ class Network:
     def load(self, weights: Weights) -> None:
         """Put other values in place."""
         with torch.no_grad():
-            self.flat.copy_(torch.as_tensor(weights.shared))
+            self.flat.copy_(as_tensor(weights.shared))
             _load(self._personal, self.personal, weights.personal)
             _load(self._buffers, self.buffers, weights.buffers)
             for tensor, value in self._kept:
@@ -131,7 +131,7 @@ class Network:
                 hook.remove()
 
     def _pieces(self, flat: np.ndarray) -> list[Tensor]:
-        return [torch.as_tensor(v).to(self.flat) for v in self.shared.views(flat).values()]
+        return [as_tensor(v).to(self.flat) for v in self.shared.views(flat).values()]
 
 
 @contextmanager
@@ -140,6 +140,11 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor: the same memory, unless it is read-only, as what crossed is."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def copy_module(module: nn.Module) -> nn.Module:
@@ -229,4 +234,4 @@ def _read(tensors: dict[str, Tensor]) -> np.ndarray:
 def _load(tensors: dict[str, Tensor], layout: Layout, flat: np.ndarray) -> None:
     if tensors:
         for name, value in layout.views(flat).items():
-            tensors[name].copy_(torch.as_tensor(value))
+            tensors[name].copy_(as_tensor(value))
