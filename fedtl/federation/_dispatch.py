@@ -39,9 +39,10 @@ def ask_all(
     list of (Message or PartyError)
         For each party its reply, or why there is none.
     """
+    if effective_n_jobs(None) == 1:
+        return [_ask(c, r, expected) for c, r in zip(channels, requests, strict=True)]
     backend, _ = get_active_backend()
-    apart = effective_n_jobs(None) != 1 and not getattr(backend, "supports_sharedmem", False)
-    if not apart:
+    if getattr(backend, "supports_sharedmem", False):
         jobs = (delayed(_ask)(c, r, expected) for c, r in zip(channels, requests, strict=True))
         return list(Parallel()(jobs))
     simulated = [cast(InProcessChannel, channel) for channel in channels]

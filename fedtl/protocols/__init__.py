@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedtl.parties import Answer
-from fedtl.protocols import latent, moments, predict, session
+from fedtl.protocols import latent, moments, predict, session, shared, statistics
 
 ANSWERS: Mapping[str, tuple[str, Answer]] = {
     session.Open.kind: ("session", session.answer_open),
@@ -20,4 +20,21 @@ ANSWERS: Mapping[str, tuple[str, Answer]] = {
 }
 """For each kind of request, its protocol and the party's end of it."""
 
-__all__ = ["ANSWERS", "latent", "moments", "predict", "session"]
+ROW_ANSWERS: Mapping[str, tuple[str, Answer]] = {
+    statistics.Columns.kind: ("statistics", statistics.answer_columns),
+    statistics.ProductsRequest.kind: ("statistics", statistics.answer_products),
+    statistics.Newton.kind: ("statistics", statistics.answer_newton),
+    shared.Request.kind: ("shared", shared.answer_model),
+}
+"""The same for parties that hold rows of the same kind."""
+
+__all__ = [
+    "ANSWERS",
+    "ROW_ANSWERS",
+    "latent",
+    "moments",
+    "predict",
+    "session",
+    "shared",
+    "statistics",
+]

@@ -28,6 +28,7 @@ Who learns what:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -325,10 +326,7 @@ def answer_begin(recipe: LocalRecipe, party: PartyService, request: Begin) -> Re
     state = PartyRounds(request, strategy)
     with _model(recipe, party, request) as model:
         if model.layout_digest != request.layout:
-            raise PartyError(
-                party.name,
-                "its model has other parameters than the coordinator's: names or shapes differ",
-            )
+            raise PartyError(party.name, "its model's parameters have other names or shapes")
         if strategy.needs_gradients and not model.has_gradients:
             raise PartyError(
                 party.name,
@@ -479,7 +477,7 @@ def steps_before(memory: Memory) -> int:
 
 def round_seed(seed: int, index: int, party: str) -> int:
     """Return the seed of a party in a round: different for each, and the same when resumed."""
-    return int(np.random.SeedSequence([seed, index, *party.encode()]).generate_state(1)[0])
+    return int.from_bytes(hashlib.sha256(f"{seed} {index} {party}".encode()).digest()[:4])
 
 
 def _model(

@@ -233,7 +233,7 @@ def test_routing_and_leave_one_party_out_with_two_processes(digits):
         )
     assert len(result["test_score"]) == 4
     assert result["test_score"].min() > 0.85
-    assert [e[-1].parties_ for e in result["estimator"]][0] == ["1", "2", "3"]
+    assert result["estimator"][0][-1].parties_ == ["1", "2", "3"]
 
 
 def test_search_over_nested_parameters(digits):

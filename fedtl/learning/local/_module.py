@@ -152,8 +152,9 @@ class ModuleModel(LocalModel):
                 f"y has {n_classes} classes and the module puts out {tuple(output.shape[1:])}; "
                 "its last layer must be as wide as there are classes"
             )
-        # A head may be wider than y has classes: the rest of it is not used.
-        return output[:, :n_classes] if n_classes else output
+        if n_classes and output.shape[1] > n_classes:
+            return output[:, :n_classes]  # a head wider than y has classes: the rest is not used
+        return output
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         if not self.n_classes and output.shape != target.shape:

@@ -75,7 +75,7 @@ class Network:
     def read(self) -> Weights:
         """Return copies of everything that training changes."""
         return Weights(
-            self.flat.detach().cpu().numpy().astype(np.float32),
+            self.flat.detach().cpu().numpy().astype(np.float32),  # a copy
             _read(self._personal),
             _read(self._buffers),
         )
@@ -137,9 +137,17 @@ class Network:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw from a seed, and leave torch's own generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    # Not torch.manual_seed, which also seeds devices and, where none is in use, remembers to do
+    # so with a formatted traceback: slower than a training step.
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+    try:
         yield
+    finally:
+        generator.set_state(before)
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
