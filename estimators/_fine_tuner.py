@@ -148,15 +148,9 @@ class FederatedFineTuner(RowwiseEstimator):
 
     Notes
     -----
-    Policies. A party that cannot take part (a single row and a batch norm, say) is left out with a
-    warning that names it; one that fails, or returns NaN or wrong shapes, is left out of the
-    round. If training diverges everywhere, the best round is kept with a
-    ``ConvergenceWarning``. Statistics of batch norms are averaged by rows unless
-    they are personal; those of frozen batch norms do not change. A mini-batch of one row is left
-    out where there are batch norms. All numbers cross in single precision.
-
-    ``joblib.parallel_config(backend="loky", n_jobs=2)`` spreads simulated parties over processes;
-    any other backend of joblib will do.
+    A party that fails, or returns NaN or wrong shapes, is left out of the round with a warning that
+    names it. If training diverges everywhere, the best round is kept with a ConvergenceWarning.
+    Numbers cross in single precision. ``joblib.parallel_config`` spreads simulated parties.
 
     Examples
     --------
@@ -275,55 +269,61 @@ class FederatedFineTuner(RowwiseEstimator):
             kind_of(self.estimator)
             owners, X = self._read(X, sample_party, reset=True)
             self._train(split_rows(owners, X, self._read_y(X, y)))
-        return self
+            return self
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict the target of rows.
+    def predict(self, X: Any, sample_party: Any = None) -> np.ndarray:
+        """Predict classes or numbers.
 
         Parameters
         ----------
         X : array-like or dataframe of shape (n_rows, ...)
             Rows.
+        sample_party : array-like of shape (n_rows,), default=None
+            Whose row is whose, if known and no column of X.
 
         Returns
         -------
         ndarray of shape (n_rows,) or (n_rows, ...)
-            Classes or numbers.
+            The predictions.
         """
-        predicted = self._apply("predict", X)
-        return self.classes_[predicted] if self._classifies() else predicted
+        found = self._apply("predict", X, sample_party)
+        return self.classes_[found] if self._classifies() else found
 
     @available_if(_has("predict_proba"))
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: Any, sample_party: Any = None) -> np.ndarray:
         """Predict probabilities of classes.
 
         Parameters
         ----------
         X : array-like or dataframe of shape (n_rows, ...)
             Rows.
+        sample_party : array-like of shape (n_rows,), default=None
+            Whose row is whose, if known and no column of X.
 
         Returns
         -------
         ndarray of shape (n_rows, n_classes)
             Probabilities in the order of ``classes_``.
         """
-        return self._apply("predict_proba", X)
+        return self._apply("predict_proba", X, sample_party)
 
     @available_if(_has("decision_function"))
-    def decision_function(self, X: Any) -> np.ndarray:
+    def decision_function(self, X: Any, sample_party: Any = None) -> np.ndarray:
         """Return the scores of classes.
 
         Parameters
         ----------
         X : array-like or dataframe of shape (n_rows, ...)
             Rows.
+        sample_party : array-like of shape (n_rows,), default=None
+            Whose row is whose, if known and no column of X.
 
         Returns
         -------
         ndarray of shape (n_rows,) or (n_rows, n_classes)
             Scores.
         """
-        return self._apply("decision_function", X)
+        return self._apply("decision_function", X, sample_party)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy, or for regression the coefficient of determination.
@@ -494,7 +494,7 @@ class FederatedFineTuner(RowwiseEstimator):
         key = fingerprint(params, self.estimator, {n: (own.X, own.y) for n, own in rows.items()})
         return Checkpoint(Path(self.checkpoint) / key, self.checkpoint_every)
 
-    def _apply(self, method: str, X: Any) -> np.ndarray:
+    def _apply(self, method: str, X: Any, sample_party: Any) -> np.ndarray:
         check_is_fitted(self)
-        owners, X = self._read(X, None, reset=False)
+        owners, X = self._read(X, sample_party, reset=False)
         return self.model_.apply(method, owners, X)

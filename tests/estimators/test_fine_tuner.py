@@ -292,6 +292,8 @@ def test_personal_parameters_stay_at_their_party(digits):
         nn.utils.vector_to_parameters(flat, network.parameters())
         expected = network(torch.tensor(X[party == 2])).argmax(1).numpy()
     np.testing.assert_array_equal(tuner.predict(frame[party == 2]), expected)
+    by_metadata = FederatedFineTuner(mlp(), personal=("2",), n_rounds=3, lr=0.3).fit(X, y, party)
+    assert by_metadata.predict(X[party == 2], sample_party=party[party == 2]).shape == (150,)
 
 
 def test_rows_of_no_known_party_get_the_mean_of_personal_models(digits):
