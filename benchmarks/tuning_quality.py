@@ -26,6 +26,12 @@ from fedtl.protocols import rounds
 
 N_PARTIES = 10
 HOSTILE = ("0", "1")
+ROBUST: dict[str, Any] = {
+    "optimizer": partial(torch.optim.SGD, momentum=0.9),
+    "batch_size": 32,
+    "n_rounds": 30,
+    "local_epochs": 1,
+}
 
 
 def skewed(y: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
@@ -134,7 +140,7 @@ def robust(kind: str, data: dict[int, Data]) -> None:
     }
     for name, rule in rules.items():
         for attack, run in (("no attack", _clean), ("two of ten hostile", poisoned)):
-            scores = [run(partial(data[s].score, s, strategy=rule, lr=0.3)) for s in data]
+            scores = [run(partial(data[s].score, s, strategy=rule, **ROBUST)) for s in data]
             show(f"{kind}, {name}, {attack}", scores)
 
 

@@ -211,7 +211,7 @@ def _sampled(
     game: _Game, n: int, max_fits: int, rng: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean over random orders, each with its reverse, and its standard error."""
-    added = []
+    added: list[np.ndarray] = []
     while game.n_fits + 2 * n <= max_fits + 1 and len(added) < max_fits:
         order = rng.permutation(n)
         added.append((_gains(game, order) + _gains(game, order[::-1])) / 2.0)
