@@ -26,12 +26,7 @@ from fedtl.protocols import rounds
 
 N_PARTIES = 10
 HOSTILE = ("0", "1")
-ROBUST: dict[str, Any] = {
-    "optimizer": partial(torch.optim.SGD, momentum=0.9),
-    "batch_size": 32,
-    "n_rounds": 30,
-    "local_epochs": 1,
-}
+ROBUST: dict[str, Any] = {"lr": 0.5, "batch_size": 64, "n_rounds": 100, "local_epochs": 1}
 
 
 def skewed(y: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
