@@ -44,7 +44,7 @@ def main() -> None:
         tuner = FederatedFineTuner(
             network,
             party="camera",
-            n_rounds=30,
+            n_rounds=20,
             local_epochs=2,
             lr=0.1,
             batch_size=16,
