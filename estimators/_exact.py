@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
 
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
 from fedtl.exceptions import PartyError
-from fedtl.federation import InProcessChannel, Ledger
+from fedtl.federation import InProcessChannel, Ledger, RowParties
 from fedtl.parties import Rows
 from fedtl.protocols import ROW_ANSWERS
 
@@ -39,14 +39,17 @@ class Fit:
         Number of features.
     ledger : Ledger
         Where messages are counted.
+    services : RowParties
+        The parties, without rows.
     channels : dict of str to InProcessChannel
-        The parties.
+        Channels to them, which know their rows.
     """
 
     name: str
     rows: Mapping[str, Rows]
     n_columns: int
     ledger: Ledger
+    services: RowParties
     channels: Mapping[str, InProcessChannel]
 
 
@@ -91,8 +94,8 @@ class ExactModel(RowwiseEstimator):
         rows = split_rows(owners, features, None if target is None else target(y), weight)
         self._refuse_values(rows, allow_nan)
         ledger = Ledger()
-        _, channels = self._open(rows, ROW_ANSWERS, ledger)
-        return Fit(secrets.token_hex(16), rows, features.shape[1], ledger, channels)
+        services, channels = self._open(rows, ROW_ANSWERS, ledger)
+        return Fit(secrets.token_hex(16), rows, features.shape[1], ledger, services, channels)
 
     def _features(self, X: Any, *, reset: bool, allow_nan: bool = False) -> np.ndarray:
         """Return the features of X as numbers, without the column of the party."""

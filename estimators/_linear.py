@@ -13,13 +13,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fedtl.estimators._exact import ExactModel, Fit, as_classes, as_numbers
+from fedtl.estimators._exact import Fit, as_classes, as_numbers
+from fedtl.estimators._personal import PersonalModel
+from fedtl.learning.newton import Minimum, minimize
+from fedtl.learning.personal import Task
 from fedtl.learning.pooled import Derivatives, merge_moments, merge_products, solve_positive
 from fedtl.protocols.statistics import ask_columns, ask_derivatives, ask_products
-from fedtl.solvers.newton import minimize
 
 
-class FederatedRidge(MultiOutputMixin, RegressorMixin, ExactModel):
+class FederatedRidge(MultiOutputMixin, RegressorMixin, PersonalModel):
     """Ridge regression on the rows of several parties, in one round.
 
     Each party answers with sums of products over its rows. The coefficients are those of
@@ -31,10 +33,19 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, ExactModel):
         Factor of the squared coefficients in the objective.
     fit_intercept : bool, default=True
         Whether to fit an intercept, which is not penalised.
+    deploy : {"federated", "best"}, default="federated"
+        What serves a party's rows. With "best" each party compares, on held-out rows of its own,
+        the federated model, a model of its own around it, and one of its own by itself, and
+        serves itself the best; rows of other parties are served by the federated one. It needs
+        `party`, and trains on all folds but one `n_folds` times.
+    n_folds : int, default=5
+        Folds of that evidence.
     party : str, int or None, default=None
         Name or position of a column of X that says whose row is whose, and is no feature.
     federation : Simulation or None, default=None
         How the parties are simulated, with which policies.
+    random_state : int, RandomState instance or None, default=None
+        Deals the folds.
 
     Attributes
     ----------
@@ -42,6 +53,8 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, ExactModel):
         Coefficients.
     intercept_ : float or ndarray of shape (n_outputs,)
         Intercepts; 0.0 without.
+    report_ : PartyReport
+        Held-out losses by party, and what serves it; with ``deploy="best"`` only.
     parties_ : list of str
         Names of the parties that took part.
     n_parties_ : int
@@ -76,7 +89,7 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, ExactModel):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **ExactModel._parameter_constraints,
+        **PersonalModel._parameter_constraints,
         "alpha": [Interval(Real, 0.0, None, closed="left")],
         "fit_intercept": ["boolean"],
     }
@@ -86,13 +99,19 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, ExactModel):
         alpha: float = 1.0,
         *,
         fit_intercept: bool = True,
+        deploy: str = "federated",
+        n_folds: int = 5,
         party: str | int | None = None,
         federation: Any = None,
+        random_state: Any = None,
     ) -> None:
         self.alpha = alpha
         self.fit_intercept = fit_intercept
+        self.deploy = deploy
+        self.n_folds = n_folds
         self.party = party
         self.federation = federation
+        self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -121,21 +140,23 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, ExactModel):
         ValueError
             If X, y or the owners cannot be used; a PartyError names the party.
         """
+        self._check_deploy()
         with self._unchanged_on_failure():
             fit = self._begin(X, sample_weight, sample_party, y=y, target=as_numbers)
-            one_output = next(iter(fit.rows.values())).y.ndim == 1  # type: ignore[union-attr]
-            coef, intercept = self._solve(fit)
-            self.coef_ = coef[0] if one_output else coef
-            scalar = one_output or not self.fit_intercept
-            self.intercept_ = float(intercept[0]) if scalar else intercept
+            y = next(iter(fit.rows.values())).y
+            n_outputs = 1 if y.ndim == 1 else y.shape[1]
+            task = Task(0, float(self.alpha), self.fit_intercept)
+            self._personalize(fit, task, lambda fold: self._solve(fit, n_outputs, fold))
+            if y.ndim == 1:
+                self.coef_ = self.coef_[0]
+            if y.ndim == 1 or not self.fit_intercept:
+                self.intercept_ = float(self.intercept_[0])
             self._set_parties(fit.rows, fit.ledger)
         return self
 
-    def _solve(self, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-        some = next(iter(fit.rows.values())).y
-        assert some is not None
-        d, n_outputs = fit.n_columns, 1 if some.ndim == 1 else some.shape[1]
-        replies = ask_products(fit.channels, fit.name, d + n_outputs, targets=True)
+    def _solve(self, fit: Fit, n_outputs: int, fold: int) -> np.ndarray:
+        d = fit.n_columns
+        replies = ask_products(fit.channels, fit.name, d + n_outputs, targets=True, fold=fold)
         pooled = merge_products(list(replies.values()))
         products = pooled.products if self.fit_intercept else pooled.uncentered
         penalized = products[:d, :d] + self.alpha * np.eye(d)
@@ -143,7 +164,9 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, ExactModel):
         intercept = np.zeros(n_outputs)
         if self.fit_intercept:
             intercept = pooled.mean[d:] - coef @ pooled.mean[:d]
-        return coef, intercept
+        if fold < 0:
+            self.coef_, self.intercept_ = coef, intercept
+        return np.column_stack([intercept, coef]) if self.fit_intercept else coef
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict.
@@ -158,11 +181,11 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, ExactModel):
         ndarray of shape (n_rows,) or (n_rows, n_outputs), dtype float64
             Predictions.
         """
-        features = self._features(X, reset=False)
-        return np.asarray(features @ self.coef_.T + self.intercept_)
+        scores = self._linear_scores(X)
+        return scores[:, 0] if self.coef_.ndim == 1 else scores
 
 
-class FederatedLogisticRegression(ClassifierMixin, ExactModel):
+class FederatedLogisticRegression(ClassifierMixin, PersonalModel):
     """Logistic regression on the rows of several parties, by Newton's method.
 
     Each step asks every party for the derivatives of the loss on its rows, and takes one round;
@@ -184,10 +207,19 @@ class FederatedLogisticRegression(ClassifierMixin, ExactModel):
     tol : float, default=1e-6
         Change of a coefficient in a step, relative to the largest one or to 1, that ends the
         search. As steps converge quadratically, the error that is left is about its square.
+    deploy : {"federated", "best"}, default="federated"
+        What serves a party's rows. With "best" each party compares, on held-out rows of its own,
+        the federated model, a model of its own around it, and one of its own by itself, and
+        serves itself the best; rows of other parties are served by the federated one. It needs
+        `party`, and trains on all folds but one `n_folds` times.
+    n_folds : int, default=5
+        Folds of that evidence.
     party : str, int or None, default=None
         Name or position of a column of X that says whose row is whose, and is no feature.
     federation : Simulation or None, default=None
         How the parties are simulated, with which policies.
+    random_state : int, RandomState instance or None, default=None
+        Deals the folds.
 
     Attributes
     ----------
@@ -199,6 +231,8 @@ class FederatedLogisticRegression(ClassifierMixin, ExactModel):
         Intercepts.
     n_iter_ : int
         Steps that were taken.
+    report_ : PartyReport
+        Held-out losses by party, and what serves it; with ``deploy="best"`` only.
     parties_ : list of str
         Names of the parties that took part.
     n_parties_ : int
@@ -237,7 +271,7 @@ class FederatedLogisticRegression(ClassifierMixin, ExactModel):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **ExactModel._parameter_constraints,
+        **PersonalModel._parameter_constraints,
         "C": [Interval(Real, 0.0, None, closed="right")],
         "fit_intercept": ["boolean"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -253,16 +287,22 @@ class FederatedLogisticRegression(ClassifierMixin, ExactModel):
         class_weight: Any = None,
         max_iter: int = 100,
         tol: float = 1e-6,
+        deploy: str = "federated",
+        n_folds: int = 5,
         party: str | int | None = None,
         federation: Any = None,
+        random_state: Any = None,
     ) -> None:
         self.C = C
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.max_iter = max_iter
         self.tol = tol
+        self.deploy = deploy
+        self.n_folds = n_folds
         self.party = party
         self.federation = federation
+        self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -292,6 +332,12 @@ class FederatedLogisticRegression(ClassifierMixin, ExactModel):
             If X, y or the owners cannot be used, or all rows are of one class; a PartyError names
             the party.
         """
+        self._check_deploy()
+        if self.deploy == "best" and self.class_weight is not None:
+            raise ValueError(
+                'deploy="best" compares models by the loss of the rows as they are; pass '
+                "sample_weight instead of class_weight"
+            )
         with self._unchanged_on_failure():
             fit = self._begin(X, sample_weight, sample_party, y=y, target=self._learn_classes)
             self._solve(fit)
@@ -318,37 +364,42 @@ class FederatedLogisticRegression(ClassifierMixin, ExactModel):
         center = center if self.fit_intercept else np.zeros_like(center)
         penalty = np.full(fit.n_columns + self.fit_intercept, 1.0 / self.C)
         penalty[: int(self.fit_intercept)] = 0.0
+        shape = (1 if n_classes == 2 else n_classes, len(penalty))
 
-        def evaluate(coefficients: np.ndarray) -> Derivatives:
-            return ask_derivatives(
-                fit.channels,
-                fit.name,
-                coefficients,
-                intercept=self.fit_intercept,
-                center=center,
-                class_weight=class_weight,
-            )
+        def solve(fold: int) -> np.ndarray:
+            def evaluate(coefficients: np.ndarray) -> Derivatives:
+                return ask_derivatives(
+                    fit.channels,
+                    fit.name,
+                    coefficients,
+                    intercept=self.fit_intercept,
+                    center=center,
+                    class_weight=class_weight,
+                    fold=fold,
+                )
 
-        found = minimize(
-            evaluate,
-            (1 if n_classes == 2 else n_classes, len(penalty)),
-            penalty,
-            max_iter=self.max_iter,
-            tol=self.tol,
-        )
-        self.n_iter_ = found.n_steps
-        if not found.converged:
-            warnings.warn(
-                f"no convergence within max_iter={self.max_iter} steps; raise it, scale the "
-                "columns, or lower C: without a penalty, classes that can be told apart "
-                "perfectly have no finite coefficients",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-        self.coef_ = found.coefficients[:, int(self.fit_intercept) :]
-        self.intercept_ = np.zeros(len(self.coef_))
+            found = minimize(evaluate, shape, penalty, max_iter=self.max_iter, tol=self.tol)
+            return self._keep(found, center, fold)
+
+        self._personalize(fit, Task(n_classes, 1.0 / self.C, self.fit_intercept), solve)
+
+    def _keep(self, found: Minimum, center: np.ndarray, fold: int) -> np.ndarray:
+        """Return coefficients for columns that are not centred, and set those of all rows."""
+        coef, intercept = found.coefficients, np.zeros(len(found.coefficients))
         if self.fit_intercept:
-            self.intercept_ = found.coefficients[:, 0] - self.coef_ @ center
+            coef = found.coefficients[:, 1:]
+            intercept = found.coefficients[:, 0] - coef @ center
+        if fold < 0:
+            self.coef_, self.intercept_, self.n_iter_ = coef, intercept, found.n_steps
+            if not found.converged:
+                warnings.warn(
+                    f"no convergence within max_iter={self.max_iter} steps; raise it, scale the "
+                    "columns, or lower C: without a penalty, classes that can be told apart "
+                    "perfectly have no finite coefficients",
+                    ConvergenceWarning,
+                    stacklevel=6,
+                )
+        return np.column_stack([intercept, coef]) if self.fit_intercept else coef
 
     def _class_weight(self, weights: np.ndarray) -> np.ndarray:
         if self.class_weight == "balanced":
@@ -369,8 +420,7 @@ class FederatedLogisticRegression(ClassifierMixin, ExactModel):
         ndarray of shape (n_rows,) or (n_rows, n_classes), dtype float64
             Log-odds of the second of two classes, or scores of all classes.
         """
-        features = self._features(X, reset=False)
-        scores = features @ self.coef_.T + self.intercept_
+        scores = self._linear_scores(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict(self, X: Any) -> np.ndarray:

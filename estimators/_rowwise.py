@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils._indexing import _get_column_indices, _safe_indexing
+from sklearn.utils._indexing import _safe_indexing
 
 from fedtl.exceptions import PartyError
 from fedtl.federation import InProcessChannel, Ledger, RowParties, Simulation
@@ -108,10 +108,12 @@ class RowwiseEstimator(BaseEstimator):
                 "has no column names: pass a dataframe, give the column by position, or pass "
                 "sample_party to fit"
             )
-        try:
-            position = int(_get_column_indices(X, self.party)[0])
-        except (ValueError, IndexError, KeyError, TypeError):
-            position = -1
+        position = -1
+        if isinstance(self.party, Integral):
+            position = int(self.party)
+        elif hasattr(X, "columns"):
+            names = list(X.columns)
+            position = names.index(self.party) if self.party in names else -1
         if not 0 <= position < n_columns:
             raise ValueError(f"party={self.party!r} is no column of X, which {has}")
         return position

@@ -2,6 +2,7 @@
 
 from fedtl.inspection._contributions import Contributions, party_contributions
 from fedtl.inspection._displays import LatentSpaceDisplay, PartyContributionDisplay
+from fedtl.inspection._party_report import PartyReport
 from fedtl.inspection._report import FederationReport
 from fedtl.inspection._tuning_report import TuningReport
 
@@ -10,6 +11,7 @@ __all__ = [
     "FederationReport",
     "LatentSpaceDisplay",
     "PartyContributionDisplay",
+    "PartyReport",
     "TuningReport",
     "party_contributions",
 ]

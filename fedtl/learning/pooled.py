@@ -273,10 +273,10 @@ def solve_positive(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     right = (right.T / scale).T
     try:
         factor, lower = cho_factor(scaled)
-        regular = bool(np.diag(factor).min() > 1e-7)
+        regular = bool(np.diag(factor).min() > 1e-6)
     except LinAlgError:
         regular = False
-    solution = cho_solve((factor, lower), right) if regular else lstsq(scaled, right, cond=1e-13)[0]
+    solution = cho_solve((factor, lower), right) if regular else lstsq(scaled, right, cond=1e-12)[0]
     return np.asarray((solution.T / scale).T)
 
 

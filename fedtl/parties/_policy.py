@@ -16,7 +16,8 @@ class Policy:
     ----------
     protocols : frozenset of str, optional
         Names of the protocols that are answered (``"session"``, ``"moments"``, ``"latent"``,
-        ``"predict"``, ``"statistics"``, ``"shared"``, ``"rounds"``); all of them by default.
+        ``"predict"``, ``"statistics"``, ``"shared"``, ``"personal"``, ``"rounds"``); all of them
+        by default.
     min_rows : int, default=1
         A sum over fewer rows than this is refused, as it would say too much about one row.
     max_fits : int, optional

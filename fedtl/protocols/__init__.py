@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedtl.parties import Answer
-from fedtl.protocols import latent, moments, predict, session, shared, statistics
+from fedtl.protocols import latent, moments, personal, predict, session, shared, statistics
 
 ANSWERS: Mapping[str, tuple[str, Answer]] = {
     session.Open.kind: ("session", session.answer_open),
@@ -25,6 +25,9 @@ ROW_ANSWERS: Mapping[str, tuple[str, Answer]] = {
     statistics.ProductsRequest.kind: ("statistics", statistics.answer_products),
     statistics.Newton.kind: ("statistics", statistics.answer_newton),
     shared.Request.kind: ("shared", shared.answer_model),
+    personal.Folds.kind: ("personal", personal.answer_folds),
+    personal.Offer.kind: ("personal", personal.answer_offer),
+    personal.Request.kind: ("personal", personal.answer_scores),
 }
 """The same for parties that hold rows of the same kind."""
 
@@ -33,6 +36,7 @@ __all__ = [
     "ROW_ANSWERS",
     "latent",
     "moments",
+    "personal",
     "predict",
     "session",
     "shared",

@@ -24,6 +24,9 @@ but what the coordinator sends them):
   derivatives, summed over the party's rows. *Each step is another view on the same rows, and
   coefficients that the coordinator makes up can single out the rows near a decision boundary.*
 
+A request may ask to leave out one of the folds that ``personal.folds/1`` had the party deal; the
+difference of two replies is then a sum over that fold.
+
 The party's policy bounds how few rows a sum may be over (`min_rows`) and how many fits begin
 (`max_fits`). A party, or a class at a party, of too few rows refuses; a column with too few values
 is withheld as if it had none, so that what few rows happen to record stays at home. The policy
@@ -50,6 +53,9 @@ from fedtl.learning.pooled import (
 from fedtl.parties import PartyService, Rows
 from fedtl.wire import Message, Tensor, message
 
+FOLDS = "statistics.folds"
+"""Where a party keeps the folds of its rows for a fit; see :mod:`fedtl.protocols.personal`."""
+
 
 @message("statistics.columns/1")
 class Columns(Message):
@@ -75,6 +81,7 @@ class ProductsRequest(Message):
     """Ask for products of all pairs of columns, with the targets as further columns if wanted."""
 
     fit: str
+    fold: int
     targets: bool
 
 
@@ -93,6 +100,7 @@ class Newton(Message):
     """Ask for the derivatives of a logistic model, whose intercepts come first if it has any."""
 
     fit: str
+    fold: int
     intercept: bool
     center: Annotated[np.ndarray, Tensor("float64", ("columns",))]
     class_weight: Annotated[np.ndarray, Tensor("float64", ("classes",))]
@@ -143,7 +151,7 @@ def ask_columns(
 
 
 def ask_products(
-    channels: Mapping[str, Channel], fit: str, n_columns: int, *, targets: bool
+    channels: Mapping[str, Channel], fit: str, n_columns: int, *, targets: bool, fold: int = -1
 ) -> dict[str, Products]:
     """Ask all parties for the products of their columns.
 
@@ -157,6 +165,8 @@ def ask_products(
         How many columns the parties agreed on, those of the targets included if wanted.
     targets : bool
         Whether the targets stand among the columns, as the last ones.
+    fold : int, default=-1
+        Which fold of its own rows each party leaves out; -1 for none.
 
     Returns
     -------
@@ -168,7 +178,7 @@ def ask_products(
     PartyError
         If a reply is not of that shape.
     """
-    request, found = ProductsRequest(fit=fit, targets=targets), {}
+    request, found = ProductsRequest(fit=fit, fold=fold, targets=targets), {}
     for name, channel in channels.items():
         reply = channel.ask(request, ProductSums)
         _expect(name, reply.mean.shape, (n_columns,))
@@ -185,6 +195,7 @@ def ask_derivatives(
     intercept: bool,
     center: np.ndarray,
     class_weight: np.ndarray,
+    fold: int = -1,
 ) -> Derivatives:
     """Ask all parties for the derivatives of a logistic model and add them up.
 
@@ -202,6 +213,8 @@ def ask_derivatives(
         What is subtracted from the columns.
     class_weight : ndarray of shape (n_classes,), dtype float64
         By what the weights of each class's rows are multiplied.
+    fold : int, default=-1
+        Which fold of its own rows each party leaves out; -1 for none.
 
     Returns
     -------
@@ -215,6 +228,7 @@ def ask_derivatives(
     """
     request = Newton(
         fit=fit,
+        fold=fold,
         intercept=intercept,
         center=center,
         class_weight=class_weight,
@@ -253,7 +267,7 @@ def answer_columns(party: PartyService, request: Columns) -> ColumnMoments:
 
 def answer_products(party: PartyService, request: ProductsRequest) -> ProductSums:
     """Return the products of the party's columns."""
-    rows = _begin(party, request.fit)
+    rows = _begin(party, request.fit, request.fold)
     columns = _complete(party, _numbers(party, rows))
     if request.targets:
         if rows.y is None:
@@ -268,7 +282,7 @@ def answer_products(party: PartyService, request: ProductsRequest) -> ProductSum
 
 def answer_newton(party: PartyService, request: Newton) -> NewtonSums:
     """Return the derivatives of the loss on the party's rows."""
-    rows = _begin(party, request.fit)
+    rows = _begin(party, request.fit, request.fold)
     columns = _complete(party, _numbers(party, rows))
     width = columns.shape[1] + request.intercept
     n_classes = len(request.class_weight)
@@ -290,11 +304,15 @@ def answer_newton(party: PartyService, request: Newton) -> NewtonSums:
     return NewtonSums(loss=found.loss, gradient=found.gradient, hessian=_pack(found.hessian))
 
 
-def _begin(party: PartyService, fit: str) -> Rows:
+def _begin(party: PartyService, fit: str, fold: int = -1) -> Rows:
     """Count the fit if it is a new one, and return the rows if a sum may be over all of them."""
     rows: Rows = party.table
-    party.row_fit(fit)
+    kept = party.row_fit(fit)
     used = rows.weight > 0
+    if fold >= 0:
+        if FOLDS not in kept:
+            raise PartyError(party.name, "was asked to leave out a fold before folds were dealt")
+        used = used & (kept[FOLDS] != fold)
     party.policy.allow_aggregate(party.name, int(used.sum()))
     if used.all():
         return rows

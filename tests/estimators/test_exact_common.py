@@ -64,7 +64,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
                 "it has fewer rows than columns: components without variance point anywhere"
             )
         }
-    if hasattr(estimator, "n_folds"):
+    if isinstance(estimator, FederatedSharedColumnsClassifier | FederatedSharedColumnsRegressor):
         return {
             "check_sample_weight_equivalence_on_dense_data": (
                 "copies of a row fall into different folds and count in quantiles, one heavy row "

@@ -1,4 +1,4 @@
-"""Newton's method on derivatives that are asked for, one evaluation a round."""
+"""Newton's method, one evaluation of the derivatives a step: where they are asked for, a round."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def minimize(
     *,
     max_iter: int,
     tol: float,
+    center: np.ndarray | None = None,
 ) -> Minimum:
-    """Minimise a sum of logistic losses with a ridge penalty, from zero.
+    """Minimise a sum of logistic losses with a ridge penalty, from the penalty's center.
 
     Full steps are halved until the objective falls (Armijo's rule). The method stops with the
     first full step that is within the tolerance; as it converges quadratically, the error left
@@ -58,6 +59,8 @@ def minimize(
     tol : float
         Largest change of a coefficient, relative to the largest coefficient or to 1, that ends
         the search.
+    center : ndarray of shape `shape`, dtype float64, default=None
+        Coefficients without penalty; zeros with None.
 
     Returns
     -------
@@ -65,8 +68,17 @@ def minimize(
         The coefficients and how they were found.
     """
     ridge = np.tile(penalty, shape[0])
-    w = np.zeros(shape[0] * shape[1])
-    here = _penalized(evaluate(w.reshape(shape)), w, ridge)
+    origin = np.zeros(shape[0] * shape[1]) if center is None else center.ravel()
+
+    def penalized(w: np.ndarray) -> Derivatives:
+        found = evaluate(w.reshape(shape))
+        return Derivatives(
+            found.loss + 0.5 * float(ridge @ (w - origin) ** 2),
+            found.gradient + ridge * (w - origin),
+            found.hessian + np.diag(ridge),
+        )
+
+    w, here = origin, penalized(origin)
     for n_steps in range(1, max_iter + 1):
         step = solve_positive(_fix_gauge(here.hessian, shape, penalty), -here.gradient)
         if np.abs(step).max() <= tol * max(1.0, np.abs(w).max()):
@@ -76,7 +88,7 @@ def minimize(
         length, slope = 1.0, float(here.gradient @ step)
         while True:
             tried = w + length * step
-            there = _penalized(evaluate(tried.reshape(shape)), tried, ridge)
+            there = penalized(tried)
             # Near the minimum the objective changes by less than it is rounded.
             slack = 1e-13 * abs(here.loss)
             if there.loss <= here.loss + 1e-4 * length * slope + slack:
@@ -86,14 +98,6 @@ def minimize(
                 return Minimum(w.reshape(shape), n_steps, False)
         w, here = tried, there
     raise AssertionError("unreachable: max_iter is positive")
-
-
-def _penalized(found: Derivatives, w: np.ndarray, ridge: np.ndarray) -> Derivatives:
-    return Derivatives(
-        found.loss + 0.5 * float(ridge @ w**2),
-        found.gradient + ridge * w,
-        found.hessian + np.diag(ridge),
-    )
 
 
 def _fix_gauge(hessian: np.ndarray, shape: tuple[int, int], penalty: np.ndarray) -> np.ndarray:
