@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import platform
 
-from benchmarks import protection, psi, remote, speed
+from benchmarks import protection, psi, remote, rounds, speed
 
-BENCHMARKS = speed.BENCHMARKS | remote.BENCHMARKS | protection.BENCHMARKS
+BENCHMARKS = {
+    **speed.BENCHMARKS,
+    **rounds.BENCHMARKS,
+    **remote.BENCHMARKS,
+    **protection.BENCHMARKS,
+}
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ if __name__ != "fedtl.estimators":
 
 from fedtl.estimators._column_transformer import FederatedColumnTransformer
 from fedtl.estimators._encoder import Encoder
+from fedtl.estimators._fine_tuner import FederatedFineTuner
 from fedtl.estimators._linear import FederatedLogisticRegression, FederatedRidge
 from fedtl.estimators._naive_bayes import FederatedGaussianNB
 from fedtl.estimators._pca import FederatedPCA
@@ -19,6 +20,7 @@ from fedtl.estimators._transfer import FederatedTransferClassifier, FederatedTra
 __all__ = [
     "Encoder",
     "FederatedColumnTransformer",
+    "FederatedFineTuner",
     "FederatedGaussianNB",
     "FederatedLogisticRegression",
     "FederatedPCA",

@@ -8,6 +8,7 @@ if not Path(__file__).with_name("estimators").is_dir():  # a checkout without sy
 from fedtl.estimators import (
     Encoder,
     FederatedColumnTransformer,
+    FederatedFineTuner,
     FederatedGaussianNB,
     FederatedLogisticRegression,
     FederatedPCA,
@@ -27,6 +28,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Encoder",
     "FederatedColumnTransformer",
+    "FederatedFineTuner",
     "FederatedGaussianNB",
     "FederatedLogisticRegression",
     "FederatedPCA",

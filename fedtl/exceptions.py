@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
+    "DivergenceError",
+    "DroppedPartyWarning",
     "PartyBusy",
     "PartyError",
     "PartyUnreachable",
@@ -51,6 +53,14 @@ class PartyBusy(PartyError):
 
 class PartyUnreachable(PartyError):
     """A party did not answer in time, or could not be reached."""
+
+
+class DivergenceError(PartyError):
+    """Training came to NaN or infinity."""
+
+
+class DroppedPartyWarning(UserWarning):
+    """A party could not take part in a round, or at all; the others went on without it."""
 
 
 class UnknownRowsWarning(UserWarning):

@@ -1,6 +1,7 @@
 """The asking side: channels to parties, and the ledger of what crossed."""
 
 from fedtl.federation._channel import Channel, InProcessChannel
+from fedtl.federation._dispatch import ask_all
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._remote import Federation, RemoteChannel, RemoteParties
 from fedtl.federation._rowwise import RowParties
@@ -19,4 +20,5 @@ __all__ = [
     "Simulation",
     "Transport",
     "Unreached",
+    "ask_all",
 ]

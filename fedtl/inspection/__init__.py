@@ -1,7 +1,17 @@
 """Reports and displays of what a federation gained and exchanged."""
 
+from fedtl.inspection._contributions import Contributions, party_contributions
 from fedtl.inspection._displays import LatentSpaceDisplay, PartyContributionDisplay
 from fedtl.inspection._party_report import PartyReport
 from fedtl.inspection._report import FederationReport
+from fedtl.inspection._tuning_report import TuningReport
 
-__all__ = ["FederationReport", "LatentSpaceDisplay", "PartyContributionDisplay", "PartyReport"]
+__all__ = [
+    "Contributions",
+    "FederationReport",
+    "LatentSpaceDisplay",
+    "PartyContributionDisplay",
+    "PartyReport",
+    "TuningReport",
+    "party_contributions",
+]
