@@ -25,6 +25,7 @@ from fedtl.federation import (
 )
 from fedtl.parties import Table
 from fedtl.protocols import ANSWERS
+from fedtl.protocols.alignment import KeyedChannel
 
 try:
     from sklearn.utils._repr_html.estimator import _VisualBlock
@@ -55,11 +56,13 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
 
     parties: Any
     federation: Simulation | Federation | None
+    key: str
     random_state: Any
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "parties": [list, tuple, dict, None],
         "federation": [Simulation, Federation, None],
+        "key": [str],
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "local_updates": [Interval(Integral, 1, None, closed="left")],
@@ -159,7 +162,7 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
     def _open(self, X: Any) -> tuple[list[Party], OtherParties]:
         """Find the parties in X, and reach all others through the federation."""
         reserved = frozenset(self.get_params(deep=False))
-        parties = resolve_parties(self.parties, X, reserved)
+        parties = resolve_parties(self.parties, X, reserved, without=self._key_column(X))
         recipes = {party.name: party.encoder for party in parties[1:]}
         others = (self.federation or Simulation()).parties(recipes, ANSWERS)
         if parties[0].name in others.names:
@@ -168,6 +171,13 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
                 "give it another name"
             )
         return parties, others
+
+    def _key_column(self, X: Any) -> int | None:
+        """Position of the column of ids, which belongs to no party."""
+        if self.key == "index":
+            return None
+        row_keys(X, self.key)
+        return int(list(X.columns).index(self.key))
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -196,11 +206,59 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
 
 
 def channels_to(
-    parties: list[Party], others: OtherParties, X: Any, ledger: Ledger
+    parties: list[Party], others: OtherParties, X: Any, ledger: Ledger, key: str
 ) -> tuple[Table, Sequence[Channel]]:
     """Return the active party's rows of X, and channels to the parties that hold the rest."""
     blocks = [party.block(X) for party in parties]
-    return Table(blocks[0], others.row_ids(X)), others.channels(blocks[1:], ledger)
+    channels: Sequence[Channel] = others.channels(blocks[1:], ledger)
+    if isinstance(others, RemoteParties):
+        keys, federation = row_keys(X, key), others.federation
+        channels = [
+            KeyedChannel(
+                channel,
+                keys,
+                cache=federation.alignment_cache,
+                normalisation=federation.matching.normalisation,
+                min_intersection=federation.matching.min_intersection,
+            )
+            for channel in channels
+        ]
+    return Table(blocks[0]), channels
+
+
+def row_keys(X: Any, key: str) -> Any:
+    """Return the ids of rows: the index of a pandas frame, or a column.
+
+    Parameters
+    ----------
+    X : dataframe of shape (n_rows, n_columns)
+        Rows.
+    key : str
+        ``"index"`` or the name of a column.
+
+    Returns
+    -------
+    array-like of shape (n_rows,)
+        Ids.
+
+    Raises
+    ------
+    ValueError
+        If X has no index or no such column. Positions would do for one X, but a part of it, as
+        in cross-validation, would silently be matched to other rows.
+    """
+    if key == "index":
+        if hasattr(X, "iloc"):
+            return X.index
+        way_out = "In a pipeline, .set_output(transform='pandas') keeps the index"
+        raise ValueError(
+            "with remote parties X must be a pandas DataFrame whose index holds the rows' ids, or "
+            f"key= name a column of ids; got {type(X).__name__}, which has no index. {way_out}"
+        )
+    if not hasattr(X, "columns") or key not in list(X.columns):
+        columns = list(getattr(X, "columns", []))[:20]
+        raise ValueError(f"key={key!r} is no column of X, which has {columns}")
+    return X[key]
 
 
 def batch_rows(batch_size: int | str, n_rows: int) -> int:

@@ -75,7 +75,9 @@ def as_table(X: Any, *, ensure_min_samples: int = 1) -> Any:
     return X if X.dtype.kind in "fiubO" else X.astype(object)
 
 
-def resolve_parties(parties: Any, X: Any, reserved: frozenset[str] = frozenset()) -> list[Party]:
+def resolve_parties(
+    parties: Any, X: Any, reserved: frozenset[str] = frozenset(), without: int | None = None
+) -> list[Party]:
     """Find each party's columns.
 
     Parameters
@@ -86,6 +88,8 @@ def resolve_parties(parties: Any, X: Any, reserved: frozenset[str] = frozenset()
         Training data.
     reserved : frozenset of str, optional
         Names that a party must not have.
+    without : int, optional
+        A column that belongs to no party: that of the ids.
 
     Returns
     -------
@@ -99,13 +103,21 @@ def resolve_parties(parties: Any, X: Any, reserved: frozenset[str] = frozenset()
     """
     n_columns = X.shape[1]
     if parties is None:
-        return [Party("all", Encoder(), tuple(range(n_columns)))]
+        own = tuple(column for column in range(n_columns) if column != without)
+        return [Party("all", Encoder(), own)]
     specs = _as_specs(parties)
     names = [name for name, _, _ in specs]
     _check_names(names, reserved)
     resolved = [
         Party(name, encoder, _columns(name, columns, X)) for name, encoder, columns in specs
     ]
+    for party in resolved:
+        if without is not None and without in party.columns:
+            raise PartyError(
+                party.name,
+                f"claims the column {_label(X, without)!r}, which holds the rows' ids (key=); "
+                "leave it out of the party's columns",
+            )
     owners = Counter(column for party in resolved for column in party.columns)
     shared = [column for column, count in owners.items() if count > 1]
     if shared:

@@ -35,8 +35,11 @@ class FederatedProjector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fede
         :class:`~sklearn.compose.ColumnTransformer`. None is one party with all columns.
     federation : Simulation, Federation or None, default=None
         How the parties are reached. None simulates them in this process. With a
-        :class:`~fedtl.federation.Federation`, X holds the active party's columns only and is a
-        pandas frame whose index holds the rows' ids.
+        :class:`~fedtl.federation.Federation`, X holds the active party's columns only, and
+        rows are matched by their ids.
+    key : str, default="index"
+        Where the rows' ids are, with remote parties: in the index of a pandas frame, or in the
+        column of this name, which then belongs to no party.
     n_components : int, default=16
         Width of the latent space.
     alignment : float, default=1.0
@@ -95,6 +98,7 @@ class FederatedProjector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fede
         parties: Any = None,
         *,
         federation: Any = None,
+        key: str = "index",
         n_components: int = 16,
         alignment: float = 1.0,
         max_iter: int = 200,
@@ -105,6 +109,7 @@ class FederatedProjector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fede
     ) -> None:
         self.parties = parties
         self.federation = federation
+        self.key = key
         self.n_components = n_components
         self.alignment = alignment
         self.max_iter = max_iter
@@ -138,7 +143,7 @@ class FederatedProjector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fede
             X = self._read(X, reset=True)
             ledger, seed = Ledger(), self._seed()
             parties, services = self._open(X)
-            table, channels = channels_to(parties, services, X, ledger)
+            table, channels = channels_to(parties, services, X, ledger, self.key)
             active = parties[ACTIVE]
             coalition = Coalition.begin(
                 self._session_name(), table, channels, active.name, active.encoder
@@ -179,7 +184,7 @@ class FederatedProjector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fede
         """
         check_is_fitted(self)
         X = self._read(X, reset=False)
-        table, channels = channels_to(self.parties_, self.services_, X, self.ledger_)
+        table, channels = channels_to(self.parties_, self.services_, X, self.ledger_, self.key)
         model = self.model_
         latents, known = model.project(Coalition(model.name, table, model.session, channels))
         unknown = int((~known.any(axis=1)).sum())

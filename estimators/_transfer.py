@@ -31,8 +31,11 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         of its own as well, and averages all of them by held-out error.
     federation : Simulation, Federation or None, default=None
         How the parties are reached. None simulates them in this process. With a
-        :class:`~fedtl.federation.Federation`, X holds the active party's columns only and is a
-        pandas frame whose index holds the rows' ids.
+        :class:`~fedtl.federation.Federation`, X holds the active party's columns only, and
+        rows are matched by their ids.
+    key : str, default="index"
+        Where the rows' ids are, with remote parties: in the index of a pandas frame, or in the
+        column of this name, which then belongs to no party.
     privacy : {"auto", "none", "paillier", "sharing"}, Paillier or SecretSharing, default="auto"
         How what crosses between parties is protected, for ``solver="moments"``: by packed Paillier
         encryption or by secret shares with a dealer; see :mod:`fedtl.privacy`. "auto" is none
@@ -182,8 +185,11 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
         of its own as well, and averages all of them by held-out error.
     federation : Simulation, Federation or None, default=None
         How the parties are reached. None simulates them in this process. With a
-        :class:`~fedtl.federation.Federation`, X holds the active party's columns only and is a
-        pandas frame whose index holds the rows' ids.
+        :class:`~fedtl.federation.Federation`, X holds the active party's columns only, and
+        rows are matched by their ids.
+    key : str, default="index"
+        Where the rows' ids are, with remote parties: in the index of a pandas frame, or in the
+        column of this name, which then belongs to no party.
     privacy : {"auto", "none", "paillier", "sharing"}, Paillier or SecretSharing, default="auto"
         How what crosses between parties is protected, for ``solver="moments"``: by packed Paillier
         encryption or by secret shares with a dealer; see :mod:`fedtl.privacy`. "auto" is none

@@ -78,6 +78,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         *,
         solver: str = "auto",
         federation: Any = None,
+        key: str = "index",
         privacy: Any = "auto",
         n_components: int = 16,
         max_iter: int = 200,
@@ -92,6 +93,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         self.parties = parties
         self.solver = solver
         self.federation = federation
+        self.key = key
         self.privacy = privacy
         self.n_components = n_components
         self.max_iter = max_iter
@@ -205,7 +207,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             name, previous = self.model_.name, copy.deepcopy(self.model_)
             parties, services = self.parties_, self.services_.resumed()
         active, labeled = parties[ACTIVE], data.labeled
-        table, channels = _channels(parties, services, data.X, ledger)
+        table, channels = _channels(parties, services, data.X, ledger, self.key)
         coalition = Coalition.begin(name, table, channels, active.name, active.encoder)
         names = [active.name, *services.names]
         coalition.moments = open_exchange(self.privacy, names, services, ledger)
@@ -278,7 +280,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
     def _see(self, X: Any, *, scores: bool = True, latents: bool = True) -> Seen:
         check_is_fitted(self)
         X = self._read(X, reset=False)
-        table, channels = _channels(self.parties_, self.services_, X, self.ledger_)
+        table, channels = _channels(self.parties_, self.services_, X, self.ledger_, self.key)
         coalition = Coalition(self.model_.name, table, self.model_.session, channels)
         with one_thread():
             return self.model_.see(coalition, scores=scores, latents=latents)

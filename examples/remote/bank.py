@@ -14,9 +14,9 @@ from fedtl.federation import Federation
 
 def main(folder: Path, **addresses: str) -> float:
     """Compare the bank alone with the federation, and return the federation's score."""
-    table = pd.read_parquet(folder / "table.parquet")
+    table = pd.read_parquet(folder / "table.parquet").set_index("customer")
     y = table.pop("label")
-    # Folds are held out in turn; the index of X says to the others which rows are meant.
+    # The index of X holds the ids, by which the others find their own rows.
     alone = FederatedTransferClassifier(
         [("bank", Encoder(), list(table.columns))], solver="moments", random_state=0
     )

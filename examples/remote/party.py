@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 from sklearn.datasets import load_breast_cancer
 
 NAMES = ("bank", "shop", "telecom")
@@ -19,28 +18,31 @@ health = "127.0.0.1:{health}"
 
 [table]
 path = "table.parquet"
+key = "customer"
 
 [policy]
-protocols = ["session", "moments", "predict"]
+protocols = ["alignment", "session", "moments", "predict"]
 min_rows = 20
 fits_per_day = 100
 predicted_rows_per_day = 100000
+aligned_ids_per_day = 100000
+min_intersection = 50
 shows_columns = true
 """
 
 
 def write_tables(folder: Path) -> None:
-    """Write each party's table; row numbers are the ids that all of them share."""
+    """Write each party's table, in an order of its own, with the customers' ids."""
     X, y = load_breast_cancer(return_X_y=True, as_frame=True)
     for i, name in enumerate(NAMES):
         own = X.iloc[:, [c for c in range(30) if c % 10 in MEASUREMENTS[name]]].copy()
-        # Each partner does not know a tenth of the bank's customers.
-        if name != "bank":
-            own[np.random.default_rng(i).random(len(own)) < 0.1] = np.nan
-        else:
+        own.insert(0, "customer", [f"C{number:05d}" for number in range(len(own))])
+        if name == "bank":
             own["label"] = y
+        else:  # Each partner does not know a tenth of the bank's customers.
+            own = own.sample(frac=0.9, random_state=i)
         (folder / name).mkdir(parents=True, exist_ok=True)
-        own.to_parquet(folder / name / "table.parquet")
+        own.to_parquet(folder / name / "table.parquet", index=False)
 
 
 def write_settings(folder: Path, ports: dict[str, tuple[int, int]]) -> None:

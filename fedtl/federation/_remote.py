@@ -8,11 +8,11 @@ import secrets
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
+from fedtl.alignment import NORMALISATIONS, AlignmentCache
 from fedtl.exceptions import PartyError
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._lines import Lines, Patience
@@ -22,6 +22,25 @@ from fedtl.wire import Describe, Description, Failure, Message, decode, encode, 
 
 R = TypeVar("R", bound=Message)
 _OPENS = "session.open/"
+# By handle and not in it: a handle is an address, and its pickle must not hold hashes of ids.
+_CACHES: dict[bytes, AlignmentCache] = {}
+_CACHES_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How rows are matched by their ids.
+
+    Parameters
+    ----------
+    normalisation : str
+        How ids are compared.
+    min_intersection : int
+        How many different ids must be shared with a party.
+    """
+
+    normalisation: str = "exact"
+    min_intersection: int = 0
 
 
 class Federation:
@@ -40,6 +59,8 @@ class Federation:
         Folder of this party's identity.
     patience : Patience
         How long is waited.
+    matching : Matching
+        How rows are matched by their ids.
     group : bytes of length 8, optional
         What copies of one handle have in common; drawn anew by default.
 
@@ -56,11 +77,13 @@ class Federation:
         addresses: Mapping[str, str],
         credentials: str | Path,
         patience: Patience,
+        matching: Matching | None = None,
         group: bytes | None = None,
     ) -> None:
         self.addresses = dict(addresses)
         self.credentials = str(credentials)
         self.patience = patience
+        self.matching = matching or Matching()
         self.group = group or secrets.token_bytes(8)
         self.ledger = Ledger()
         self._lock = threading.Lock()
@@ -74,6 +97,8 @@ class Federation:
         deadline: float = 300.0,
         reconnect: float = 30.0,
         compress: bool = False,
+        normalisation: str = "exact",
+        min_intersection: int = 0,
         **addresses: str,
     ) -> Federation:
         """Make a handle on remote parties; nothing is sent yet.
@@ -90,6 +115,11 @@ class Federation:
         compress : bool, default=False
             Whether messages that become half as long at least are sent compressed. It pays on
             slow lines and where ids are sent; the ledger counts what there was to be sent.
+        normalisation : {"exact", "casefold", "digits"}, default="exact"
+            How ids are compared, as the parties declare it too; see
+            :func:`fedtl.alignment.canonical_ids`.
+        min_intersection : int, default=0
+            How many different ids must be shared with each party for a fit.
         **addresses : str
             Address of each party by its name, as ``shop="shop.example:9443"``. The name must be
             that of the party's certificate.
@@ -140,7 +170,12 @@ class Federation:
                 f"reconnect={reconnect} and deadline={deadline} are seconds with "
                 "0 < reconnect <= deadline <= 600: parties know repeated messages for 15 minutes"
             )
-        return cls(addresses, credentials, Patience(deadline, reconnect, compress))
+        if normalisation not in NORMALISATIONS:
+            raise ValueError(
+                f"normalisation must be one of {list(NORMALISATIONS)}, got {normalisation!r}"
+            )
+        matching = Matching(normalisation, min_intersection)
+        return cls(addresses, credentials, Patience(deadline, reconnect, compress), matching)
 
     @property
     def names(self) -> list[str]:
@@ -208,12 +243,20 @@ class Federation:
                 described[channel.name] = {"error": str(error)}
         return described
 
+    @property
+    def alignment_cache(self) -> AlignmentCache:
+        """What was found out in this process about ids, by any copy of this handle."""
+        with _CACHES_LOCK:
+            return _CACHES.setdefault(self.group, AlignmentCache())
+
     def close(self) -> None:
         """End all sessions that were opened through this handle or its copies, and disconnect."""
         with self._lock:
             live, self._live = self._live, None
         if live is not None and live[0] == os.getpid():
             live[1].close()
+        with _CACHES_LOCK:
+            _CACHES.pop(self.group, None)
 
     @property
     def lines(self) -> Lines:
@@ -245,7 +288,13 @@ class Federation:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Federation, (self.addresses, self.credentials, self.patience, self.group)
+        return Federation, (
+            self.addresses,
+            self.credentials,
+            self.patience,
+            self.matching,
+            self.group,
+        )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={address!r}" for name, address in self.addresses.items())
@@ -304,19 +353,19 @@ class RemoteChannel:
         body = encode(request)
         if self._lease is not None and request.kind.startswith(_OPENS):
             self._lease.hold(self.name, getattr(request, "session", ""))
-        self._count("sent", request.kind, len(body))
+        self._count("sent", request, len(body))
         came = self._federation.lines.ask(self.name, body)
         reply = decode(came)
-        self._count("received", reply.kind, len(came))
+        self._count("received", reply, len(came))
         if isinstance(reply, Failure):
             raise raised(reply, self.name)
         if not isinstance(reply, expected):
             raise PartyError(self.name, f"replied {reply.kind!r} instead of {expected.kind!r}")
         return reply
 
-    def _count(self, direction: str, kind: str, n_bytes: int) -> None:
+    def _count(self, direction: str, crossed: Message, n_bytes: int) -> None:
         for ledger in (self._ledger, self._federation.ledger):
-            ledger.add(self.name, direction, kind, n_bytes)
+            ledger.add(self.name, direction, crossed.kind, n_bytes, crossed.protection)
 
 
 class RemoteParties:
@@ -358,36 +407,6 @@ class RemoteParties:
         """
         assert not blocks
         return [RemoteChannel(name, self.federation, ledger, self) for name in self.names]
-
-    def row_ids(self, X: Any) -> np.ndarray:
-        """Return the ids of rows as the parties know them: the index of a pandas frame.
-
-        Parameters
-        ----------
-        X : DataFrame of shape (n_rows, n_columns)
-            Rows with their ids as an index of integers.
-
-        Returns
-        -------
-        ndarray of shape (n_rows,), dtype int64
-            Ids.
-
-        Raises
-        ------
-        ValueError
-            If X has no such index. Positions would do for one X, but a part of it, as in
-            cross-validation, would silently be matched to other rows.
-        """
-        index = np.asarray(getattr(X, "index", None))
-        if index.ndim != 1 or index.dtype.kind not in "iu":
-            found = f"an index of {index.dtype}" if index.ndim == 1 else "no index"
-            raise ValueError(
-                "with remote parties X must be a pandas DataFrame whose index holds the rows' ids "
-                "as integers, by which the parties find their own rows; "
-                f"got {type(X).__name__} with {found}. "
-                "In a pipeline, .set_output(transform='pandas') keeps the index"
-            )
-        return index.astype(np.int64)
 
     def resumed(self) -> RemoteParties:
         """Refuse to train on: a fit that fails could not be undone at the parties."""

@@ -154,9 +154,6 @@ class SimulatedParties:
         """Return copies to train on: a fit that fails must leave nothing half-trained behind."""
         return copy.deepcopy(self)
 
-    def row_ids(self, X: Any) -> None:
-        """Return nothing: the ids of rows are their positions in X, which all parties see."""
-
     def channels(self, blocks: Sequence[Any], ledger: Ledger) -> list[InProcessChannel]:
         """Return a channel to each party, which knows these blocks for as long as it lives.
 

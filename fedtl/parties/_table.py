@@ -14,14 +14,10 @@ class Table:
     ----------
     block : ndarray or dataframe of shape (n_rows, n_columns)
         The rows.
-    ids : ndarray of shape (n_rows,), dtype int64, optional
-        What other parties call these rows, if that is not their positions; :meth:`select` always
-        takes positions.
     """
 
-    def __init__(self, block: Any, ids: np.ndarray | None = None) -> None:
+    def __init__(self, block: Any) -> None:
         self.block = block
-        self.ids = np.arange(len(block), dtype=np.int64) if ids is None else ids
 
     def __len__(self) -> int:
         return len(self.block)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedtl.identity import Identity
-from fedtl.parties import PartyService, Policy, Recipe, Table
+from fedtl.parties import KeyedTable, PartyService, Policy, Recipe
 from fedtl.protocols import ANSWERS
 from fedtl.server._audit import AuditLog
 from fedtl.server._callers import Bounds
@@ -18,7 +21,7 @@ from fedtl.server._grpc import Server
 from fedtl.server._usage import UsageFile
 from fedtl.wire import Limits
 
-AUDIT, USAGE, APPROVALS = "audit.jsonl", "usage.json", "approvals"
+AUDIT, USAGE, APPROVALS, SECRET = "audit.jsonl", "usage.json", "approvals", "alignment.key"
 
 
 @dataclass
@@ -51,8 +54,9 @@ def serve(
     ----------
     name : str
         Name of the party; that of its identity.
-    table : Table, ndarray or dataframe of shape (n_rows, n_columns)
-        Its rows. Of an array or dataframe, row ``i`` has the id ``i``.
+    table : KeyedTable, ndarray or dataframe of shape (n_rows, n_columns)
+        Its rows. The index of a pandas frame holds their ids; row ``i`` of an array has the id
+        ``i``.
     encoder : Encoder, optional
         How it encodes its columns.
     credentials : str or Path
@@ -111,7 +115,10 @@ def serve(
         )
     state = Path(state)
     state.mkdir(parents=True, exist_ok=True)
-    table = table if hasattr(table, "select") and hasattr(table, "block") else Table(table)
+    if not isinstance(table, KeyedTable):
+        table = KeyedTable(name, _framed(table), policy=policy, secret=_secret(state))
+    # Tags of all ids now, not when the first partner waits for them.
+    assert table.key_list is not None
     service = PartyService(name, table, encoder or PlainRecipe(), ANSWERS, policy=policy)
     audit = AuditLog(state / AUDIT, every_line=fsync)
     try:
@@ -136,6 +143,10 @@ class PolicySettings:
     min_rows: int = 20
     fits_per_day: int | None = None
     predicted_rows_per_day: int | None = None
+    aligned_ids_per_day: int | None = None
+    min_intersection: int = 0
+    max_table_rows: int | None = None
+    max_table_mib: int | None = None
     approval: bool = False
     shows_columns: bool = False
     message_mib: int = 256
@@ -147,6 +158,10 @@ class PolicySettings:
             min_rows=self.min_rows,
             max_fits=self.fits_per_day,
             max_predicted_rows=self.predicted_rows_per_day,
+            max_aligned_ids=self.aligned_ids_per_day,
+            min_intersection=self.min_intersection,
+            max_table_rows=self.max_table_rows,
+            max_table_bytes=None if self.max_table_mib is None else self.max_table_mib * 2**20,
             limits=Limits(message_bytes=self.message_mib * 2**20),
         )
 
@@ -160,7 +175,9 @@ class PartyFile:
     name : str
         Name of the party.
     table : dict
-        ``path`` of a Parquet or CSV file, and ``columns``, if not all of them take part.
+        ``path`` of a Parquet, CSV or DuckDB file, or ``url`` of a database; ``key``, the column of
+        the ids; ``query`` for databases, ``normalisation`` of ids, and ``columns``, if not all of
+        them take part. See :class:`fedtl.parties.KeyedTable`.
     credentials : str
         Folder of the identity.
     state : str
@@ -220,13 +237,14 @@ class PartyFile:
 
     def server(self) -> Server:
         """Return the server that the file describes, not started yet."""
+        policy = self.policy.policy()
         return serve(
             self.name,
-            read_table(self.folder, **self.table),
+            read_table(self.name, self.folder, self.inside(self.state), policy, self.table),
             credentials=self.inside(self.credentials),
             state=self.inside(self.state),
             address=self.listen,
-            policy=self.policy.policy(),
+            policy=policy,
             approval=self.policy.approval,
             shows_columns=self.policy.shows_columns,
             session_hours=self.session_hours,
@@ -234,34 +252,65 @@ class PartyFile:
         )
 
 
-def read_table(folder: Path, *, path: str, columns: list[str] | None = None) -> Any:
-    """Read a party's table.
+def read_table(
+    name: str, folder: Path, state: Path, policy: Policy, said: dict[str, Any]
+) -> KeyedTable:
+    """Read a party's table as its file says.
 
     Parameters
     ----------
+    name : str
+        Name of the party.
     folder : Path
         Where relative paths begin.
-    path : str
-        A Parquet or CSV file; its rows' numbers are their ids.
-    columns : list of str, optional
-        The columns that take part; all of them by default.
+    state : Path
+        Folder that keeps the secret of the alignment.
+    policy : Policy
+        Its bounds of the table's size.
+    said : dict
+        The table ``[table]``.
 
     Returns
     -------
-    DataFrame
+    KeyedTable
         The table.
+
+    Raises
+    ------
+    ValueError
+        If an entry is missing or unknown.
     """
+    known = {"path", "url", "key", "query", "normalisation", "columns"}
+    unknown = sorted(set(said) - known)
+    if unknown:
+        raise ValueError(f"[table]: unknown entries {unknown}; known are {sorted(known)}")
+    if ("path" in said) == ("url" in said) or "key" not in said:
+        raise ValueError("[table]: give either path or url, and key, the column of the ids")
+    options = {k: said[k] for k in ("key", "query", "normalisation", "columns") if k in said}
+    source = said.get("url") or str(folder / said["path"])
+    return KeyedTable(name, source, policy=policy, secret=_secret(state), **options)
+
+
+def _framed(table: Any) -> Any:
+    """An array as a frame, whose index numbers the rows."""
+    if not isinstance(table, np.ndarray):
+        return table
     try:
         import pandas as pd
     except ImportError as error:
-        raise ImportError("a table in a file needs pandas: pip install 'fedtl[data]'") from error
-    file, kind = folder / path, os.path.splitext(path)[1]
-    if kind == ".parquet":
-        return pd.read_parquet(file, columns=columns)
-    if kind == ".csv":
-        frame = pd.read_csv(file)
-        return frame if columns is None else frame[columns]
-    raise ValueError(f"the table {path!r} is neither a .parquet nor a .csv file")
+        raise ImportError("an array as a table needs pandas: pip install 'fedtl[data]'") from error
+    return pd.DataFrame(table, columns=[str(i) for i in range(table.shape[1])])
+
+
+def _secret(state: Path) -> bytes:
+    """The secret of the alignment, kept so that positions outlive a restart."""
+    state.mkdir(parents=True, exist_ok=True)
+    file = state / SECRET
+    if not file.exists():
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(secrets.token_bytes(32))
+    return file.read_bytes()
 
 
 def _checked(cls: Any, said: dict[str, Any], where: str) -> Any:

@@ -25,7 +25,7 @@ class DailyUsage(Usage):
 
     Parameters
     ----------
-    fits, predicted_rows : int
+    fits, predicted_rows, aligned_ids : int
         Counts of the day.
     day : str
         The day, in ISO form. A clock that is put back does not renew a quota.
@@ -56,10 +56,15 @@ class DailyUsage(Usage):
         self._turn()
         super().predict(party, policy, n_rows)
 
+    def allow_align(self, party: str, policy: Policy, n_ids: int) -> None:
+        """Refuse to be asked about more ids today than are left, without counting them."""
+        self._turn()
+        super().allow_align(party, policy, n_ids)
+
     def _turn(self) -> None:
         today = _today()
         if today > self.day:
-            self.day, self.fits, self.predicted_rows = today, 0, 0
+            self.day, self.fits, self.predicted_rows, self.aligned_ids = today, 0, 0, 0
 
 
 class UsageFile:
@@ -109,6 +114,7 @@ class UsageFile:
                 caller: {
                     "fits": usage.fits,
                     "predicted_rows": usage.predicted_rows,
+                    "aligned_ids": usage.aligned_ids,
                     "day": usage.day,
                     "all_fits": usage.all_fits,
                 }

@@ -91,7 +91,7 @@ class Coalition:
         session.known = session.features.known(self.table, session.ids)
         known = [session.known]
         for channel in self.channels:
-            theirs = open_session(channel, self.name, self.table.ids, resume)
+            theirs = open_session(channel, self.name, session.ids, resume)
             if theirs.any() and session.known.any() and not (theirs & session.known).any():
                 raise PartyError(
                     channel.name,
@@ -194,7 +194,7 @@ def look_up(
         ask_predictions(
             channel,
             coalition.name,
-            coalition.table.ids,
+            ids,
             scores=scores,
             latents=latents,
             trees=of_trees,

@@ -11,6 +11,7 @@ pytest.importorskip("cryptography")
 
 from fedtl.cli import main
 from fedtl.identity import Identity, fingerprint_of
+from fedtl.parties import Policy
 from fedtl.server import PartyFile, read_table
 
 
@@ -45,11 +46,16 @@ name = "shop"
 session_hours = 2
 [table]
 path = "table.csv"
+key = "c"
 columns = ["b", "a"]
 [policy]
 protocols = ["session", "moments"]
 min_rows = 7
 fits_per_day = 3
+aligned_ids_per_day = 100
+min_intersection = 2
+max_table_rows = 1000
+max_table_mib = 1
 message_mib = 2
 """
 
@@ -65,7 +71,13 @@ def test_a_file_says_what_is_served_within_which_bounds(tmp_path, capsys):
     assert policy.protocols == {"session", "moments"}
     assert (policy.min_rows, policy.max_fits, policy.max_predicted_rows) == (7, 3, None)
     assert policy.limits.message_bytes == 2 * 2**20
-    assert read_table(party.folder, **party.table).columns.tolist() == ["b", "a"]
+    assert (policy.max_aligned_ids, policy.min_intersection) == (100, 2)
+    assert (policy.max_table_rows, policy.max_table_bytes) == (1000, 2**20)
+    table = read_table("shop", party.folder, tmp_path / "state", policy, party.table)
+    assert table.block.columns.tolist() == ["b", "a"]
+    again = read_table("shop", party.folder, tmp_path / "state", policy, party.table)
+    assert again.key_list.name == table.key_list.name  # positions outlive a restart
+    assert (tmp_path / "state" / "alignment.key").stat().st_mode & 0o077 == 0
     assert run("approve", tmp_path / "party.toml", "bank", "--fits", 2) == 0
     assert run("approve", tmp_path / "party.toml", "bank") == 0
     assert "3 fits of bank are approved in all" in capsys.readouterr().out
@@ -100,6 +112,16 @@ def test_mistakes_end_with_one_line_and_not_with_a_traceback(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("fedtl: ")
     assert done.stderr.count("\n") == 1
-    (tmp_path / "x.txt").write_text("")
-    with pytest.raises(ValueError, match=r"neither a \.parquet nor a \.csv"):
-        read_table(tmp_path, path="x.txt")
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ({"path": "x.csv"}, "give either path or url, and key"),
+        ({"path": "x.csv", "url": "sqlite://", "key": "id"}, "give either path or url"),
+        ({"path": "x.csv", "key": "id", "file": "y"}, r"unknown entries \['file'\]"),
+    ],
+)
+def test_a_table_is_named_once_and_has_a_key(tmp_path, said, problem):
+    with pytest.raises(ValueError, match=problem):
+        read_table("shop", tmp_path, tmp_path / "state", Policy(), said)

@@ -126,7 +126,7 @@ class Process:
 
     def __init__(self, folder, block, *, policy="", name="shop", preexec=None):
         self.folder, self.name, self.preexec = folder, name, preexec
-        block.to_parquet(folder / "table.parquet")
+        block.reset_index(names="id").to_parquet(folder / "table.parquet")
         self.file = folder / "party.toml"
         self.port = 0
         self.write(policy)
@@ -135,7 +135,7 @@ class Process:
     def write(self, policy):
         self.file.write_text(
             f'name = "{self.name}"\ncredentials = "{self.name}"\nstate = "state"\n'
-            f'listen = "127.0.0.1:{self.port}"\n[table]\npath = "table.parquet"\n'
+            f'listen = "127.0.0.1:{self.port}"\n[table]\npath = "table.parquet"\nkey = "id"\n'
             f"[policy]\nmin_rows = 1\n{policy}\n"
         )
 

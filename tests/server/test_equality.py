@@ -56,7 +56,10 @@ def test_remote_parties_give_the_identical_model(world, data, solver, n_parties,
     say = "predict_proba" if binary else "predict"
     assert_array_equal(getattr(local, say)(made.X), getattr(remote, say)(made.own))
     assert_array_equal(local.transform(made.X), remote.transform(made.own))
-    assert local.ledger_.rows() == remote.ledger_.rows() == federation.ledger.rows()
+    assert remote.ledger_.rows() == federation.ledger.rows()
+    # Ids of a table of one's own are aligned first; everything else crosses as in a simulation.
+    beside = [row for row in remote.ledger_.rows() if not row["kind"].startswith("alignment.")]
+    assert local.ledger_.rows() == beside
     assert remote.n_parties_ == n_parties
     assert str(local.report_).splitlines()[:3] == str(remote.report_).splitlines()[:3]
     assert verify(there.audit_log()).problems == []
