@@ -129,6 +129,7 @@ def answer_open(party: PartyService, request: Open) -> Opened:
     else:
         party.sessions[request.session] = Session(features)
     session = party.session(request.session)
+    session.end_fit()  # rows and training of a fit that was broken off belong to other ids
     session.ids = request.ids
     session.known = features.known(party.table, request.ids)
     return Opened(known=session.known)
