@@ -134,6 +134,7 @@ def answer_open(party: PartyService, request: Open) -> Opened:
     if not request.resume:
         party.sessions[request.session] = Session(features)
     session = party.session(request.session)
+    session.end_fit()  # rows and training of a fit that was broken off belong to other ids
     session.ids, session.known = request.ids, known
     return Opened(known=session.known)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
@@ -100,14 +100,38 @@ def test_rows_are_found_by_the_index_of_X_in_any_order(world, data):
     )
 
 
-@pytest.mark.parametrize("wrong", ["array", "names"])
+@pytest.mark.parametrize("where", ["index", "column"])
+def test_ids_may_be_text_in_the_index_or_in_a_column(world, data, where):
+    made = data()
+    local = active(made, solver="moments").set_params(parties=made.parties).fit(made.X, made.y)
+    names = [f"C{number:04d}" for number in range(len(made.X))]
+    shuffled = np.random.default_rng(1).permutation(len(names))
+    made.blocks["shop"] = made.blocks["shop"].set_axis(names).iloc[shuffled]
+    there = world(made).connect()
+    own = made.own.set_axis(names) if where == "index" else made.own.assign(customer=names)
+    key = "index" if where == "index" else "customer"
+    remote = active(made, federation=there, key=key, solver="moments").fit(own, made.y)
+    # The shop's encoding is of its rows in another order: equal but for rounding.
+    assert_allclose(local.predict_proba(made.X), remote.predict_proba(own), atol=1e-10)
+
+
+@pytest.mark.parametrize("wrong", ["array", "index", "key", "claimed"])
 def test_rows_without_ids_are_refused(world, data, wrong):
     made = data()
     fitted = active(made, federation=world(made).connect())
-    X = made.own.to_numpy() if wrong == "array" else made.own.rename(index=str)
-    parties = [("bank", Encoder(), [0, 1])] if wrong == "array" else fitted.parties
-    with pytest.raises(ValueError, match=r"index holds the rows' ids .*set_output"):
-        fitted.set_params(parties=parties).fit(X, made.y)
+    X, problem = made.own, "no column of X"
+    if wrong == "array":
+        X, problem = made.own.to_numpy(), r"has no index\. .*set_output"
+        fitted.set_params(parties=[("bank", Encoder(), [0, 1])])
+    elif wrong == "index":
+        X, problem = made.own.set_axis(made.own.index + 0.5), "0.5"
+    elif wrong == "key":
+        fitted.set_params(key="customer")
+    else:
+        fitted.set_params(key="bank1")
+        problem = "claims the column 'bank1'"
+    with pytest.raises(ValueError, match=problem):
+        fitted.fit(X, made.y)
     assert not [name for name in vars(fitted) if name.endswith("_") and name[0] != "_"]
 
 
