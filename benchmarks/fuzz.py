@@ -25,7 +25,7 @@ import torch
 
 from fedtl.identity import Partner
 from fedtl.parties import PartyService, Policy, Table
-from fedtl.protocols import ANSWERS, latent, moments, predict, session
+from fedtl.protocols import ANSWERS, assistance, latent, moments, predict, session
 from fedtl.server import AuditLog, Bounds, Endpoint, UsageFile, verify
 from fedtl.server._serve import PlainRecipe
 from fedtl.wire import Close, Describe, Frame, Limits, Message, Tensor, WireError, encode, pack
@@ -222,7 +222,17 @@ def _valid() -> list[Message]:
         latent.Exchange(session="s", rows=rows, gradient=nothing),
         latent.Exchange(session="s", rows=rows, gradient=np.ones((2, len(rows), 3), np.float32)),
         latent.Encode(session="s", rows=rows),
-        predict.Request(session="s", ids=np.arange(9), scores=True, latents=True),
+        predict.Request(session="s", ids=np.arange(9), scores=True, trees=True, latents=True),
+        assistance.Request(
+            session="s",
+            task="binary",
+            n_folds=2,
+            seed=0,
+            rows=np.repeat(rows, 8),
+            folds=np.repeat(folds, 8),
+            weight=np.ones(8 * len(rows)),
+            target=(np.arange(8 * len(rows)) % 3 == 0).astype(float)[:, None],
+        ),
         Describe(),
     ]
 

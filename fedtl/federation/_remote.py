@@ -155,8 +155,8 @@ class Federation:
         ...     "shop", np.ones((9, 2)), credentials=shop.directory, state=folder.name
         ... ).start()
         >>> with Federation.connect(credentials=bank.directory, shop=server.address) as federation:
-        ...     federation.describe()["shop"]["protocols"]
-        ['latent', 'moments', 'predict', 'session']
+        ...     federation.describe()["shop"]["min_rows"]
+        1
         >>> server.stop()
         >>> folder.cleanup()
         """

@@ -241,6 +241,7 @@ def answer_moments(party: PartyService, request: MomentsRequest) -> MomentsReply
     rows = party.training_rows(session, request.rows)
     if not len(rows):
         raise PartyError(party.name, "moments of no rows were asked for")
+    check_folds(party.name, request.folds, request.n_folds)
     width = 1 + session.features.encoding_.width
     columns = width + request.targets.shape[1]
     party.policy.limits.allow(8 * request.n_folds * width * columns)

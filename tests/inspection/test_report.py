@@ -25,6 +25,7 @@ def served(parties, *, trust=1.0, gain=None, n_rows=N):
     return Served(
         parties=parties,
         stack=None,
+        stacks_network=False,
         calibration=None,
         linear_share=0.75,
         network_share=0.25,

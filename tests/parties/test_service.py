@@ -78,7 +78,7 @@ def encode_request(rows, name="s"):
 
 
 def predict_request(n, name="s"):
-    return predict.Request(session=name, ids=np.arange(n), scores=True, latents=True)
+    return predict.Request(session=name, ids=np.arange(n), scores=True, trees=True, latents=True)
 
 
 def end_request(name="s"):

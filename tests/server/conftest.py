@@ -124,8 +124,8 @@ def identities(tmp_path):
 class Process:
     """``fedtl serve`` as a process."""
 
-    def __init__(self, folder, block, *, policy="", name="shop", preexec=None):
-        self.folder, self.name, self.preexec = folder, name, preexec
+    def __init__(self, folder, block, *, policy="", name="shop"):
+        self.folder, self.name = folder, name
         block.reset_index(names="id").to_parquet(folder / "table.parquet")
         self.file = folder / "party.toml"
         self.port = 0
@@ -149,7 +149,6 @@ class Process:
                 cwd=ROOT,
                 stdout=file,
                 stderr=file,
-                preexec_fn=self.preexec,  # noqa: PLW1509 - sets a limit of the child, no more
             )
         until = time.monotonic() + 60
         while "answers on" not in log.read_text():

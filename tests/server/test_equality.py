@@ -124,7 +124,7 @@ def test_rows_without_ids_are_refused(world, data, wrong):
         X, problem = made.own.to_numpy(), r"has no index\. .*set_output"
         fitted.set_params(parties=[("bank", Encoder(), [0, 1])])
     elif wrong == "index":
-        X, problem = made.own.set_axis(made.own.index + 0.5), "0.5"
+        X, problem = made.own.set_axis(made.own.index + 0.5), "not whole"
     elif wrong == "key":
         fitted.set_params(key="customer")
     else:

@@ -184,11 +184,9 @@ def test_two_callers_at_once_do_not_see_one_another(world, data):
 def test_a_full_disk_stops_the_answers_and_the_log_verifies(process, data, identities, tmp_path):
     made = data()
     identities("shop")
-
-    def small():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))
-
-    party = process(made.blocks["shop"], preexec=small)
+    party = process(made.blocks["shop"])
+    small = (12_000, resource.RLIM_INFINITY)
+    resource.prlimit(party.process.pid, resource.RLIMIT_FSIZE, small)
     federation = connect(tmp_path, party.address)
     clf = estimator(made, federation, solver="latent", max_iter=200)
     with pytest.raises(PartyError, match="'shop': cannot write down .* make room on its disk"):
