@@ -69,13 +69,21 @@ def check_tree(arguments: list[Any], state: dict[str, Any]) -> None:
     PersistenceError
         If a prediction would read outside of the tree, or without end.
     """
+    from sklearn.tree._tree import NODE_DTYPE
+
+    nodes, values = state.get("nodes"), state.get("values")
+    if len(arguments) != 3 or not isinstance(nodes, np.ndarray) or nodes.dtype != NODE_DTYPE:
+        raise PersistenceError("a tree has no nodes, or malformed ones")
     n_features, n_classes, n_outputs = arguments
-    nodes, values = state["nodes"], state["values"]
-    if (type(n_features), type(n_outputs), type(n_classes)) != (int, int, np.ndarray):
-        raise PersistenceError("a tree is made of something else than numbers")
-    if n_outputs != 1 or n_classes.shape != (1,) or not 1 <= int(n_classes[0]) <= len(values[0, 0]):
-        raise PersistenceError("a tree has not one output, or malformed classes")
-    if type(state["max_depth"]) is not int or state["node_count"] != len(nodes) or not len(nodes):
+    whole = isinstance(n_classes, np.ndarray) and n_classes.dtype == np.intp
+    if not whole or type(n_features) is not int or n_features < 1 or n_outputs != 1:
+        raise PersistenceError("a tree has not one output, or malformed classes or features")
+    shape = (len(nodes), 1, int(n_classes.max(initial=0)))
+    if not isinstance(values, np.ndarray) or values.dtype != np.float64 or values.shape != shape:
+        raise PersistenceError("a tree has values that are not those of its nodes and classes")
+    if n_classes.shape != (1,) or type(state.get("max_depth")) is not int:
+        raise PersistenceError("a tree has malformed classes or no depth")
+    if nodes.ndim != 1 or not len(nodes) or state.get("node_count") != len(nodes):
         raise PersistenceError("a tree has another number of nodes")
     position, inner = np.arange(len(nodes)), nodes["left_child"] != -1
     for child in (nodes["left_child"], nodes["right_child"]):

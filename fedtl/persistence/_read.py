@@ -215,7 +215,7 @@ class Reader:
             raise PersistenceError(f"{name[:120]!r} is not made by a call")
         if not is_tree(cls):
             return cls(*arguments)
-        state = {name: self.value(node) for name, node in entry["state"].items()}
+        state = {name: self.value(node) for name, node in entry.get("state", {}).items()}
         check_tree(arguments, state)
         made = cls(*arguments)
         made.__setstate__(state)
