@@ -139,7 +139,7 @@ def moments(repeats: int) -> Iterator[str]:
     anchor = fit_anchor(coalition.session, problem)
     width = coalition.session.features.encoding_.width
     ratios = [
-        seconds(lambda: fit_pair(coalition, 1, problem, anchor))
+        seconds(lambda: fit_pair(coalition, 1, problem, anchor, assisted=False))
         / seconds(lambda: fit_anchor(coalition.session, problem))
         for _ in range(repeats)
     ]
@@ -149,7 +149,7 @@ def moments(repeats: int) -> Iterator[str]:
         coalition, problem = prepared(n_rows)
         anchor = fit_anchor(coalition.session, problem)
         tracemalloc.start()
-        fit_pair(coalition, 1, problem, anchor)
+        fit_pair(coalition, 1, problem, anchor, assisted=False)
         peaks[n_rows] = tracemalloc.get_traced_memory()[1] / (n_rows * width * 8)
         tracemalloc.stop()
     for n_rows, copies in peaks.items():

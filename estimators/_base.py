@@ -143,11 +143,15 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
     @contextmanager
     def _unchanged_on_failure(self) -> Iterator[None]:
         """Put every fitted attribute back if the block raises."""
-        before = {k: v for k, v in self.__dict__.items() if k.endswith("_")}
+
+        def fitted(name: str) -> bool:
+            return name.endswith("_") or name == "_n_features_out"
+
+        before = {k: v for k, v in self.__dict__.items() if fitted(k)}
         try:
             yield
         except BaseException:
-            for name in [k for k in self.__dict__ if k.endswith("_") and k not in before]:
+            for name in [k for k in self.__dict__ if fitted(k) and k not in before]:
                 del self.__dict__[name]
             self.__dict__.update(before)
             raise

@@ -107,11 +107,12 @@ def open_exchange(
     return CLEAR
 
 
-def secret_fold_seed(privacy: Any, random_state: Any) -> int | None:
-    """Return a seed of the folds that no other party can guess; None to use the fit's seed.
+def secret_fold_seed(privacy: Any, random_state: Any, rng: np.random.RandomState) -> int | None:
+    """Return a seed of the folds that is not told; None to use the fit's seed.
 
     Folds are dealt by label and are told to the other parties, so that whoever knows their seed
-    learns labels from them. A `random_state` of the user's is respected all the same.
+    learns labels from them. The seed of a fit is told, so this one is drawn after it, and not
+    computed from it; a `random_state` that is a small number can still be guessed.
 
     Parameters
     ----------
@@ -119,12 +120,17 @@ def secret_fold_seed(privacy: Any, random_state: Any) -> int | None:
         The parameter.
     random_state : object
         The parameter.
+    rng : RandomState
+        What the fit's seed was drawn from.
 
     Returns
     -------
     int or None
-        128 bits of the operating system's randomness.
+        128 bits: of the operating system's randomness, or where results are to be repeatable of
+        `rng`.
     """
-    if resolve_privacy(privacy) is None or random_state is not None:
+    if resolve_privacy(privacy) is None:
         return None
-    return secrets.randbits(128)
+    if random_state is None:
+        return secrets.randbits(128)
+    return int.from_bytes(rng.bytes(16), "little")

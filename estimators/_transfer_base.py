@@ -14,7 +14,7 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._indexing import _safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -199,7 +199,9 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             self._fit_parties(data, resume=resume)
 
     def _fit_parties(self, data: _Data, *, resume: bool) -> None:
-        timer, ledger, seed = Timer(), Ledger(), self._seed()
+        timer, ledger = Timer(), Ledger()
+        rng = check_random_state(self.random_state)
+        seed = int(rng.randint(2**31 - 1))
         parties, services = self._open(data.X)
         name, previous = self._session_name(), None
         if resume:
@@ -228,7 +230,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             fold_seed=(
                 previous.fold_seed
                 if previous
-                else secret_fold_seed(self.privacy, self.random_state)
+                else secret_fold_seed(self.privacy, self.random_state, rng)
             ),
         )
         settings = self._settings(labeled)

@@ -9,8 +9,16 @@ import pytest
 import safetensors
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    IsolationForest,
+)
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
 
-from fedtl import FederatedTransferClassifier
+from fedtl import Encoder, FederatedTransferClassifier
 from fedtl.persistence import PersistenceError, load, save
 from fedtl.persistence._checks import check_tree
 
@@ -51,6 +59,7 @@ def state_of(fitted):
         ("right_child", 10**9),
         ("feature", 2),
         ("feature", -5),
+        ("right_child", 1),  # a second way to the left one
     ],
 )
 def test_nodes_that_lead_out_of_the_tree_are_refused(made, field, value):
@@ -73,6 +82,8 @@ def test_nodes_that_lead_out_of_the_tree_are_refused(made, field, value):
         lambda a, s: (a, s | {"nodes": s["nodes"].view(np.uint8)}),
         lambda a, s: (a, s | {"nodes": s["nodes"]["feature"]}),
         lambda a, s: (a, s | {"max_depth": "5"}),
+        lambda a, s: (a, s | {"max_depth": -1}),
+        lambda a, s: (a, s | {"max_depth": 10**6}),
         lambda a, s: (a, {k: v for k, v in s.items() if k != "nodes"}),
         lambda a, s: ([a[0], a[1], 2], s),
         lambda a, s: ([a[0], a[1] + 10**6, 1], s),
@@ -112,3 +123,43 @@ def test_a_forest_whose_trees_see_more_columns_than_it_does_is_refused(made):
             save(fitted, made[2].with_name("wider.safetensors"))
     finally:
         forest.n_features_in_ -= 1
+
+
+@pytest.mark.parametrize(
+    "model", [SVC(), GradientBoostingClassifier(n_estimators=2), IsolationForest(n_estimators=2)]
+)
+def test_models_whose_compiled_parts_nobody_checks_are_refused_unless_trusted(model, tmp_path):
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    estimator = FederatedTransferClassifier([("bank", Encoder(preprocessor=model), [0])])
+    path = tmp_path / "model.safetensors"
+    model.fit(X, X[:, 0] > 0)
+    with pytest.raises(PersistenceError, match="trusted="):
+        save(estimator, path)
+
+
+def test_a_single_tree_of_another_number_of_features_is_refused(tmp_path):
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    model = DecisionTreeClassifier(random_state=0).fit(X, X[:, 0] > 0)
+    estimator = FederatedTransferClassifier([("bank", Encoder(preprocessor=model), [0])])
+    save(estimator, tmp_path / "model.safetensors")
+    model.n_features_in_ = 1
+    with pytest.raises(PersistenceError, match="another number of features"):
+        save(estimator, tmp_path / "forged.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m, "_preprocessor", FunctionTransformer()),
+        lambda m: setattr(m, "_n_features", 1),
+        lambda m: setattr(m, "_in_fit", True),
+    ],
+)
+def test_boosted_trees_that_would_skip_the_check_of_their_input_are_refused(tmp_path, change):
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    model = HistGradientBoostingClassifier(max_iter=2).fit(X, X[:, 0] > 0)
+    estimator = FederatedTransferClassifier([("bank", Encoder(preprocessor=model), [0])])
+    save(estimator, tmp_path / "model.safetensors")
+    change(model)
+    with pytest.raises(PersistenceError, match="number of features"):
+        save(estimator, tmp_path / "forged.safetensors")

@@ -23,7 +23,7 @@ from fedtl.wire import Describe, Description, Failure, Message, decode, encode, 
 R = TypeVar("R", bound=Message)
 _OPENS = "session.open/"
 # By handle and not in it: a handle is an address, and its pickle must not hold hashes of ids.
-_CACHES: dict[bytes, AlignmentCache] = {}
+_CACHES: dict[tuple[int, bytes], AlignmentCache] = {}
 _CACHES_LOCK = threading.Lock()
 
 
@@ -247,7 +247,7 @@ class Federation:
     def alignment_cache(self) -> AlignmentCache:
         """What was found out in this process about ids, by any copy of this handle."""
         with _CACHES_LOCK:
-            return _CACHES.setdefault(self.group, AlignmentCache())
+            return _CACHES.setdefault((os.getpid(), self.group), AlignmentCache())
 
     def close(self) -> None:
         """End all sessions that were opened through this handle or its copies, and disconnect."""
@@ -256,7 +256,7 @@ class Federation:
         if live is not None and live[0] == os.getpid():
             live[1].close()
         with _CACHES_LOCK:
-            _CACHES.pop(self.group, None)
+            _CACHES.pop((os.getpid(), self.group), None)
 
     @property
     def lines(self) -> Lines:

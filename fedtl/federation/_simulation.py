@@ -152,7 +152,8 @@ class SimulatedParties:
 
     def resumed(self) -> SimulatedParties:
         """Return copies to train on: a fit that fails must leave nothing half-trained behind."""
-        return copy.deepcopy(self)
+        # Quotas are not copied: they count over all fits.
+        return copy.deepcopy(self, {id(s.usage): s.usage for s in self.services})
 
     def channels(self, blocks: Sequence[Any], ledger: Ledger) -> list[InProcessChannel]:
         """Return a channel to each party, which knows these blocks for as long as it lives.

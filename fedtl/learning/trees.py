@@ -112,10 +112,8 @@ def trees_can_learn(task: str, target: np.ndarray, folds: np.ndarray) -> bool:
     """
     if len(target) < MIN_ROWS:
         return False
-    classes = _order(task, target)
-    return task == "regression" or all(
-        len(np.unique(classes[folds != fold])) > 1 for fold in np.unique(folds)
-    )
+    classes, least = _order(task, target), 1 if task == "regression" else 2
+    return all(len(np.unique(classes[folds != fold])) >= least for fold in np.unique(folds))
 
 
 def fit_trees(

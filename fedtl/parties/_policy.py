@@ -34,8 +34,8 @@ class Policy:
         A table of the party's own that is larger is not read into memory; no bound by default.
     max_row_scores : int, optional
         How many numbers about one training row a fit may be told, each a linear combination of the
-        row's encoded columns; no bound by default. As many of them as there are encoded columns
-        give the row away.
+        row's encoded columns or a score of trees; no bound by default. As many combinations as
+        there are encoded columns give the row away.
     limits : Limits
         Sizes of messages that are accepted.
 
@@ -175,7 +175,7 @@ class Policy:
 
 
 # One for all, and not an attribute: usages are copied and pickled with simulated parties.
-_COUNTING = threading.Lock()
+_COUNTING = threading.RLock()
 
 
 @dataclass

@@ -32,10 +32,21 @@ def check_instance(made: Any) -> None:
         raise PersistenceError(
             f"memory={made.memory!r} is a cache of pickles on disk; use memory=None"
         )
+    single = sys.modules.get("sklearn.tree._classes")
+    if single is not None and isinstance(made, single.BaseDecisionTree):
+        tree = getattr(made, "tree_", None)
+        if tree is not None and not (
+            is_tree(type(tree)) and tree.n_features == made.n_features_in_
+        ):
+            raise PersistenceError("a tree is one of another number of features")
     forests = sys.modules.get(_FORESTS)
     if forests is not None and isinstance(made, forests.BaseForest):
         for member in getattr(made, "estimators_", ()):
-            if not is_tree(type(member.tree_)) or member.tree_.n_features != made.n_features_in_:
+            if (
+                not isinstance(member, BaseEstimator)
+                or not is_tree(type(member.tree_))
+                or member.tree_.n_features != made.n_features_in_
+            ):
                 raise PersistenceError("a forest has trees of another number of features")
     trees = sys.modules.get(_TREES)
     if trees is not None and isinstance(made, trees.BaseHistGradientBoosting):
@@ -43,7 +54,10 @@ def check_instance(made: Any) -> None:
             return
         mapper = made._bin_mapper
         categorical = np.asarray(mapper.is_categorical_, dtype=bool)
-        if categorical.shape != (made.n_features_in_,):
+        # What is passed to the trees is counted by _n_features where a preprocessor is set.
+        own = getattr(made, "_preprocessor", None) is None and not getattr(made, "_in_fit", False)
+        features = {made.n_features_in_, getattr(made, "_n_features", made.n_features_in_)}
+        if not own or features != {len(categorical)} or categorical.ndim != 1:
             raise PersistenceError("gradient-boosted trees have another number of features")
         for tree in (tree for iteration in made._predictors for tree in iteration):
             _check_tree(tree, categorical)
@@ -86,9 +100,17 @@ def check_tree(arguments: list[Any], state: dict[str, Any]) -> None:
     if nodes.ndim != 1 or not len(nodes) or state.get("node_count") != len(nodes):
         raise PersistenceError("a tree has another number of nodes")
     position, inner = np.arange(len(nodes)), nodes["left_child"] != -1
-    for child in (nodes["left_child"], nodes["right_child"]):
-        if not ((child > position) & (child < len(nodes)))[inner].all():
+    left, right = nodes["left_child"][inner], nodes["right_child"][inner]
+    for child in (left, right):
+        if not ((child > position[inner]) & (child < len(nodes))).all():
             raise PersistenceError("a tree has a node whose children are not below it")
+    if not np.array_equal(np.sort(np.concatenate([left, right])), position[1:]):
+        raise PersistenceError("a tree has a node with more than one parent, or none")
+    depth = np.zeros(len(nodes), dtype=np.int64)
+    for node, one, other in zip(position[inner], left, right, strict=True):
+        depth[[one, other]] = depth[node] + 1
+    if not depth.max() <= state["max_depth"] <= len(nodes):
+        raise PersistenceError("a tree has another depth than its nodes")
     if not ((nodes["feature"] >= 0) & (nodes["feature"] < n_features))[inner].all():
         raise PersistenceError("a tree splits on a feature that there is not")
 

@@ -29,9 +29,13 @@ from fedtl.federation import Channel
 from fedtl.learning.columns import Columns
 from fedtl.learning.trees import Trees, fit_trees, trees_can_learn
 from fedtl.parties import PartyService, Session
+from fedtl.protocols.moments import count_scores
 from fedtl.wire import Message, Tensor, message
 
 _TASKS = ("binary", "multiclass", "regression")
+_MAX_FOLDS = 50  # there is a fit for each, and one more
+_MAX_WIDTH = 256
+_CHUNK = 4096
 
 
 @message("assistance.request/1")
@@ -113,7 +117,10 @@ def answer_assistance(party: PartyService, request: Request) -> Scores:
     session = party.session(request.session)
     rows = party.training_rows(session, request.rows)
     _check(party.name, request)
-    party.policy.allow_aggregate(party.name, len(np.unique(rows)))
+    n_outputs = request.target.shape[1]
+    party.policy.limits.allow(8 * len(rows) * n_outputs * request.n_folds)
+    party.policy.allow_aggregate(party.name, len(np.unique(session.ids[rows])))
+    count_scores(party, session, rows, n_outputs)
     assert session.columns is not None
     trees = fit_trees(
         request.task,
@@ -135,8 +142,8 @@ def _check(party: str, request: Request) -> None:
         raise PartyError(
             party, f"target of {request.target.shape[1]} outputs for the task {request.task!r}"
         )
-    if not (2 <= request.n_folds <= 255 and 0 <= request.seed < 2**32):
-        raise PartyError(party, "n_folds must lie in [2, 255] and seed in [0, 2**32)")
+    if not (2 <= request.n_folds <= _MAX_FOLDS and 0 <= request.seed < 2**32):
+        raise PartyError(party, f"n_folds must lie in [2, {_MAX_FOLDS}] and seed in [0, 2**32)")
     if len(request.folds) and request.folds.max() >= request.n_folds:
         raise PartyError(party, f"folds must lie below n_folds={request.n_folds}")
     if (request.weight < 0).any() or (
@@ -164,9 +171,16 @@ def plain_inputs(session: Session, columns: Columns, rows: np.ndarray) -> np.nda
     Returns
     -------
     ndarray of shape (n, n_base), dtype float64
-        Not encoded piecewise: trees find their own thresholds.
+        Not encoded piecewise, as trees find their own thresholds; more than 256 columns are
+        rotated as for linear models.
     """
-    return session.features.encoding_.base(session.features.features(columns[rows]))
+    encoding, pieces = session.features.encoding_, []
+    for start in range(0, len(rows), _CHUNK):
+        features = session.features.features(columns[rows[start : start + _CHUNK]])
+        piece = encoding.base(features)
+        # A wide one is rotated as for linear models: its first principal components.
+        pieces.append(piece if piece.shape[1] <= _MAX_WIDTH else encoding.transform(features))
+    return np.concatenate(pieces)
 
 
 def local_scores(session: Session, trees: Trees, columns: Columns, rows: np.ndarray) -> np.ndarray:

@@ -245,7 +245,8 @@ def answer_moments(party: PartyService, request: MomentsRequest) -> MomentsReply
     width = 1 + session.features.encoding_.width
     columns = width + request.targets.shape[1]
     party.policy.limits.allow(8 * request.n_folds * width * columns)
-    allow_sums(party, rows, request.folds, request.n_folds, counted=request.weight != 0)
+    counted = request.weight != 0
+    allow_sums(party, session.ids[rows], request.folds, request.n_folds, counted=counted)
     gram, cross = fold_moments(
         session,
         rows,
@@ -280,7 +281,7 @@ def allow_sums(
     party : PartyService
         Who is asked.
     rows : ndarray of shape (n_rows,), dtype int
-        Positions of rows.
+        Ids of rows: one row of the party may be named several times.
     folds : ndarray of shape (n_rows,), dtype int
         Fold of each row.
     n_folds : int
@@ -305,8 +306,10 @@ def allow_sums(
 
 def count_scores(party: PartyService, session: Session, rows: np.ndarray, n_scores: int) -> None:
     """Count what a fit is told about single training rows, or refuse it by the party's policy."""
-    told = session.state.setdefault("scores.told", np.zeros(len(session.known), dtype=np.int64))
-    told = told + n_scores * np.bincount(rows, minlength=len(told))
+    # By the party's own rows, which the other side may name several times.
+    ids, of_row = np.unique(session.ids, return_inverse=True)
+    told = session.state.get("scores.told", np.zeros(len(ids), dtype=np.int64))
+    told = told + n_scores * np.bincount(of_row[rows], minlength=len(ids))
     party.policy.allow_row_scores(party.name, int(told.max(initial=0)))
     session.state["scores.told"] = told
 

@@ -87,6 +87,8 @@ def answer_predictions(party: PartyService, request: Request) -> Reply:
     numbers = 0 if coefficients is None else coefficients.shape[1]
     if encoder is not None:
         numbers += encoder.members * encoder.encoder.skip.weight.shape[2]
+    trees = session.state.get("fitted.trees") if request.trees else None
+    numbers += 0 if trees is None else trees.n_outputs
     party.policy.limits.allow(len(request.ids) * (1 + 8 * numbers))
     party.usage.predict(party.name, party.policy, len(request.ids))
     columns, known = session.features.read(party.table, request.ids)
@@ -97,8 +99,7 @@ def answer_predictions(party: PartyService, request: Request) -> Reply:
         for piece, encoded in session.features.chunks(columns, rows):
             scores[rows[piece]] = encoded @ coefficients[1:] + coefficients[0]
     of_trees = np.zeros((len(known), 0))
-    trees = session.state.get("fitted.trees")
-    if request.trees and trees is not None:
+    if trees is not None:
         of_trees = local_scores(session, trees, columns, rows)
     latents = np.zeros((0, len(known), 0))
     if encoder is not None:

@@ -264,7 +264,9 @@ def answer_moments(party: PartyService, request: Request) -> Reply:
     """Sum the party's own products, and its columns' products with what is encrypted."""
     session = party.session(request.session)
     rows = party.training_rows(session, request.rows)
-    summed = allow_sums(party, rows, request.folds, request.n_folds, np.ones(len(rows), dtype=bool))
+    everywhere = np.ones(len(rows), dtype=bool)
+    ids = session.ids[rows]
+    summed = allow_sums(party, ids, request.folds, request.n_folds, everywhere)
     if not 1 <= request.folds_together <= request.n_folds or request.n_targets < 1:
         raise PartyError(party.name, "targets and folds in a ciphertext must be at least one")
     more_rows_than_targets(party.name, summed, request.n_targets)

@@ -125,12 +125,13 @@ def answer_open(party: PartyService, request: Open) -> Opened:
     """Say which ids the party knows."""
     if party.recipe is None:
         raise PartyError(party.name, "has no recipe for encoding its columns")
-    party.usage.begin_fit(party.name, party.policy)
     features = LocalFeatures(party.name, party.recipe)
     if request.resume:
         features = party.session(request.session).features
     known = features.known(party.table, request.ids)
     party.policy.allow_intersection(party.name, len(np.unique(request.ids[known])))
+    # Not before it is known that the ids are those of the present table.
+    party.usage.begin_fit(party.name, party.policy)
     if not request.resume:
         party.sessions[request.session] = Session(features)
     session = party.session(request.session)

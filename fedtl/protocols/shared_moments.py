@@ -313,7 +313,7 @@ def answer_moments(party: PartyService, request: Request) -> Reply:
     session = party.session(request.session)
     rows = party.training_rows(session, request.rows)
     everywhere = np.ones(len(rows), dtype=bool)
-    summed = allow_sums(party, rows, request.folds, request.n_folds, everywhere)
+    summed = allow_sums(party, session.ids[rows], request.folds, request.n_folds, everywhere)
     more_rows_than_targets(party.name, summed, request.masked.shape[1] - 1)
     encoded = _encoded(party, session, rows, request.fraction_bits)
     seed = _opened_seed(party.name, session, request.context, request.sealed)

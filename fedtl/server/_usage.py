@@ -13,6 +13,7 @@ from typing import Any
 
 from fedtl.exceptions import PolicyRefusal
 from fedtl.parties import Policy, Usage
+from fedtl.parties._policy import _COUNTING
 
 
 def _today() -> str:
@@ -41,6 +42,10 @@ class DailyUsage(Usage):
 
     def begin_fit(self, party: str, policy: Policy) -> None:
         """Count one more fit today, or refuse it."""
+        with _COUNTING:
+            self._begin_fit(party, policy)
+
+    def _begin_fit(self, party: str, policy: Policy) -> None:
         self._turn()
         if self.approved is not None and self.all_fits >= self.approved():
             raise PolicyRefusal(
@@ -53,13 +58,15 @@ class DailyUsage(Usage):
 
     def predict(self, party: str, policy: Policy, n_rows: int) -> None:
         """Count rows to be scored today, or refuse them."""
-        self._turn()
-        super().predict(party, policy, n_rows)
+        with _COUNTING:
+            self._turn()
+            super().predict(party, policy, n_rows)
 
     def allow_align(self, party: str, policy: Policy, n_ids: int) -> None:
         """Refuse to be asked about more ids today than are left, without counting them."""
-        self._turn()
-        super().allow_align(party, policy, n_ids)
+        with _COUNTING:
+            self._turn()
+            super().allow_align(party, policy, n_ids)
 
     def _turn(self) -> None:
         today = _today()

@@ -237,7 +237,8 @@ class TransferModel:
         """
         score = np.zeros((len(rows), len(self.prior)))
         network = None
-        if served.network_weight and self.latent is not None and seen.latents is not None:
+        wanted = served.network_share or (served.stacks_network and served.linear_share)
+        if wanted and self.latent is not None and seen.latents is not None:
             mask = np.zeros(seen.known.shape[1], dtype=bool)
             mask[list(served.parties)] = True
             network = self.latent.scores(seen.latents[:, rows], mask).mean(axis=0)

@@ -11,6 +11,7 @@ from fedtl.learning.trees import fit_trees
 from fedtl.parties import PartyService, Policy, Table
 from fedtl.protocols import ANSWERS
 from fedtl.protocols.assistance import ask_assistance, plain_inputs
+from fedtl.protocols.moments import ask_moments
 from fedtl.protocols.predict import ask_predictions
 from fedtl.protocols.session import end_session, open_session, prepare_session
 
@@ -66,6 +67,8 @@ def test_unknown_rows_score_zero_and_nothing_is_told_that_was_not_asked_for():
         ({"task": "ranking"}, "task 'ranking'"),
         ({"task": "multiclass"}, "1 outputs for the task 'multiclass'"),
         ({"n_folds": 1}, "n_folds must lie"),
+        ({"n_folds": 51}, "n_folds must lie"),
+        ({"folds": np.ones(120, dtype=np.uint8)}, "too few for trees"),
         ({"n_folds": 2}, "folds must lie below"),
         ({"seed": -1}, "seed"),
         ({"target": ASKED["target"] + 0.5}, "marked by 0 and 1"),
@@ -85,3 +88,32 @@ def test_the_policy_binds_it():
     none = Policy(protocols=frozenset({"session", "moments"}))
     with pytest.raises(PolicyRefusal, match="'assistance'"):
         ask_assistance(shop(none), "s", ROWS, **ASKED)
+
+
+def test_one_row_that_is_named_many_times_is_one_row():
+    service = PartyService(
+        "shop", Table(BLOCK), Encoder(), ANSWERS, policy=Policy(min_rows=20, max_row_scores=2)
+    )
+    channel = InProcessChannel(service, Ledger())
+    open_session(channel, "s", np.array([7] * 120), resume=False)
+    prepare_session(channel, "s", 4, seed=0)
+    with pytest.raises(PolicyRefusal, match="a sum over 1 rows"):
+        ask_assistance(channel, "s", np.arange(120), **ASKED)
+    whole = {"folds": np.zeros(120, dtype=np.uint8), "weight": np.ones(120), "n_folds": 1}
+    with pytest.raises(PolicyRefusal, match="a sum over 1 rows"):
+        ask_moments(channel, "s", np.arange(120), targets=np.ones((120, 1)), **whole)
+
+
+def test_scores_of_a_row_are_counted_over_requests():
+    channel = shop(Policy(max_row_scores=2))
+    ask_assistance(channel, "s", ROWS, **ASKED)
+    ask_assistance(channel, "s", ROWS, **ASKED)
+    with pytest.raises(PolicyRefusal):
+        ask_assistance(channel, "s", ROWS, **ASKED)
+
+
+def test_wide_columns_are_rotated(monkeypatch):
+    monkeypatch.setattr("fedtl.protocols.assistance._MAX_WIDTH", 2)
+    session = shop()._service.sessions["s"]
+    encoded = session.features.encoding_.transform(session.features.features(session.columns[ROWS]))
+    assert_array_equal(plain_inputs(session, session.columns, ROWS), encoded)
