@@ -107,8 +107,8 @@ def open_exchange(
     return CLEAR
 
 
-def secret_fold_seed(privacy: Any, random_state: Any, rng: np.random.RandomState) -> int | None:
-    """Return a seed of the folds that is not told; None to use the fit's seed.
+def fold_seed(privacy: Any, random_state: Any, rng: np.random.RandomState) -> int:
+    """Return a seed of the folds, which is not told.
 
     Folds are dealt by label and are told to the other parties, so that whoever knows their seed
     learns labels from them. The seed of a fit is told, so this one is drawn after it, and not
@@ -125,12 +125,10 @@ def secret_fold_seed(privacy: Any, random_state: Any, rng: np.random.RandomState
 
     Returns
     -------
-    int or None
-        128 bits: of the operating system's randomness, or where results are to be repeatable of
-        `rng`.
+    int
+        128 bits: of the operating system's randomness where they protect something and results
+        need not be repeatable, of `rng` otherwise.
     """
-    if resolve_privacy(privacy) is None:
-        return None
-    if random_state is None:
+    if resolve_privacy(privacy) is not None and random_state is None:
         return secrets.randbits(128)
     return int.from_bytes(rng.bytes(16), "little")

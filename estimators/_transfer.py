@@ -40,7 +40,7 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         How what crosses between parties is protected, for ``solver="moments"``: by packed Paillier
         encryption or by secret shares with a dealer; see :mod:`fedtl.privacy`. "auto" is none
         where all parties are simulated in this process. Where it matters, leave `random_state`
-        None: folds follow the labels, and who guesses their seed learns labels from them.
+        None: folds follow the labels, and who guesses it learns labels from them.
     n_components : int, default=16
         Width of the shared latent space.
     max_iter : int, default=200
@@ -194,7 +194,7 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
         How what crosses between parties is protected, for ``solver="moments"``: by packed Paillier
         encryption or by secret shares with a dealer; see :mod:`fedtl.privacy`. "auto" is none
         where all parties are simulated in this process. Where it matters, leave `random_state`
-        None: folds follow the labels, and who guesses their seed learns labels from them.
+        None: folds follow the labels, and who guesses it learns labels from them.
     n_components : int, default=16
         Width of the shared latent space.
     max_iter : int, default=200

@@ -23,7 +23,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from fedtl.estimators._base import FederatedEstimator, OtherParties, batch_rows
 from fedtl.estimators._base import channels_to as _channels
 from fedtl.estimators._parties import Party
-from fedtl.estimators._privacy import NAMES, check_protected, open_exchange, secret_fold_seed
+from fedtl.estimators._privacy import NAMES, check_protected, fold_seed, open_exchange
 from fedtl.exceptions import UnknownRowsWarning
 from fedtl.federation import Ledger
 from fedtl.inspection import FederationReport
@@ -228,9 +228,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             n_folds=_n_folds(self.n_folds, labeled & known[:, ACTIVE]),
             seed=seed,
             fold_seed=(
-                previous.fold_seed
-                if previous
-                else secret_fold_seed(self.privacy, self.random_state, rng)
+                previous.fold_seed if previous else fold_seed(self.privacy, self.random_state, rng)
             ),
         )
         settings = self._settings(labeled)
