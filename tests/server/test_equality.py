@@ -95,9 +95,9 @@ def test_rows_are_found_by_the_index_of_X_in_any_order(world, data):
     fitted = active(made, solver="moments", federation=world(made).connect())
     fitted.fit(made.own, made.y)
     shuffled = made.own.sample(frac=0.5, random_state=0)
-    assert_array_equal(
-        fitted.predict_proba(shuffled), fitted.predict_proba(made.own)[shuffled.index]
-    )
+    whole = fitted.predict_proba(made.own)[shuffled.index]
+    # Matrix products over other batches may round differently.
+    assert_allclose(fitted.predict_proba(shuffled), whole, atol=1e-12)
 
 
 @pytest.mark.parametrize("where", ["index", "column"])
