@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sklearn
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from fedtl import (
@@ -75,7 +76,8 @@ def expected_failures(estimator: Any) -> dict[str, str]:
         )
     if getattr(estimator, "privacy", None) == "sharing":
         failures |= dict.fromkeys(UNEQUAL_WEIGHTS, "unequal weights are refused under protection")
-        if isinstance(estimator, FederatedTransferClassifier):
+        old = sklearn.__version__.startswith("1.6.")  # where the check has two classes
+        if isinstance(estimator, FederatedTransferClassifier) and not old:
             failures["check_n_features_in_after_fitting"] = (
                 "of three classes there are six targets, over seven rows a fold: their sums would "
                 "give the rows away"
