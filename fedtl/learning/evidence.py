@@ -8,6 +8,10 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 
+TRUST_STACK, TRUST_AVERAGE = 2.0, 4.0
+"""Standard errors at which a joint model is fully trusted. An average is of candidates that the
+same rows chose, and is better for being shrunk even where its gain is real."""
+
 
 def deal_folds(
     strata: np.ndarray, target: np.ndarray, n_folds: int, rng: np.random.Generator

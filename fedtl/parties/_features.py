@@ -161,6 +161,30 @@ class LocalFeatures:
             encode = self.encoding_.transform if rotated else self.encoding_.expand
             yield piece, encode(self.features(columns[rows[piece]]))
 
+    def plain(self, columns: Columns, rows: np.ndarray) -> np.ndarray:
+        """Return what trees are given of some rows: scaled numbers and one-hots.
+
+        Parameters
+        ----------
+        columns : Columns
+            From :meth:`read`.
+        rows : ndarray of shape (n,), dtype int
+            Rows that the party knows; one at least.
+
+        Returns
+        -------
+        ndarray of shape (n, n_plain), dtype float64
+            NaN where a number is missing. Not encoded piecewise, as trees find their own
+            thresholds; more than 256 columns are rotated as for linear models.
+        """
+        pieces = []
+        for start in range(0, len(rows), _CHUNK):
+            features = self.features(columns[rows[start : start + _CHUNK]])
+            piece = self.encoding_.base(features)
+            wide = piece.shape[1] > MAX_WIDTH
+            pieces.append(self.encoding_.transform(features) if wide else piece)
+        return np.concatenate(pieces)
+
     def latent_input(self, columns: Columns, rows: np.ndarray) -> np.ndarray:
         """Return what the latent encoder is trained on for some rows.
 

@@ -34,8 +34,6 @@ from fedtl.wire import Message, Tensor, message
 
 _TASKS = ("binary", "multiclass", "regression")
 _MAX_FOLDS = 50  # there is a fit for each, and one more
-_MAX_WIDTH = 256
-_CHUNK = 4096
 
 
 @message("assistance.request/1")
@@ -124,7 +122,7 @@ def answer_assistance(party: PartyService, request: Request) -> Scores:
     assert session.columns is not None
     trees = fit_trees(
         request.task,
-        plain_inputs(session, session.columns, rows),
+        session.features.plain(session.columns, rows),
         request.target,
         weight=request.weight,
         folds=request.folds,
@@ -156,36 +154,9 @@ def _check(party: str, request: Request) -> None:
         )
 
 
-def plain_inputs(session: Session, columns: Columns, rows: np.ndarray) -> np.ndarray:
-    """Return what trees are given of some rows: scaled numbers, NaN where missing, and one-hots.
-
-    Parameters
-    ----------
-    session : Session
-        A party's features.
-    columns : Columns
-        Its rows.
-    rows : ndarray of shape (n,), dtype int
-        Which of them.
-
-    Returns
-    -------
-    ndarray of shape (n, n_base), dtype float64
-        Not encoded piecewise, as trees find their own thresholds; more than 256 columns are
-        rotated as for linear models.
-    """
-    encoding, pieces = session.features.encoding_, []
-    for start in range(0, len(rows), _CHUNK):
-        features = session.features.features(columns[rows[start : start + _CHUNK]])
-        piece = encoding.base(features)
-        # A wide one is rotated as for linear models: its first principal components.
-        pieces.append(piece if piece.shape[1] <= _MAX_WIDTH else encoding.transform(features))
-    return np.concatenate(pieces)
-
-
 def local_scores(session: Session, trees: Trees, columns: Columns, rows: np.ndarray) -> np.ndarray:
     """Score known rows with a party's trees, zero elsewhere: (n_rows, n_outputs), float64."""
     scores = np.zeros((len(columns), trees.n_outputs))
     if len(rows):
-        scores[rows] = trees.scores(plain_inputs(session, columns, rows))
+        scores[rows] = trees.scores(session.features.plain(columns, rows))
     return scores

@@ -18,7 +18,7 @@ from fedtl.learning.evidence import best_share
 from fedtl.learning.ridge import Family, Moments, solve, target_squares
 from fedtl.learning.trees import Trees, fit_trees, trees_can_learn
 from fedtl.parties import Session
-from fedtl.protocols.assistance import local_scores, plain_inputs
+from fedtl.protocols.assistance import local_scores
 from fedtl.protocols.moments import fold_moments, fold_scores
 from fedtl.solvers.problem import ACTIVE, Problem
 
@@ -107,7 +107,7 @@ def fit_anchor(session: Session, problem: Problem) -> Anchor:
     target, weight, folds = problem.target[rows], problem.weight[rows], problem.folds[rows]
     if trees_can_learn(problem.task, target, folds):
         assert session.columns is not None
-        inputs = plain_inputs(session, session.columns, rows)
+        inputs = session.features.plain(session.columns, rows)
         trees = fit_trees(
             problem.task,
             inputs,

@@ -11,6 +11,7 @@ from fedtl.learning.columns import Columns
 from fedtl.learning.distilled import Additive
 from fedtl.learning.encoding import Encoding
 from fedtl.learning.evidence import (
+    TRUST_AVERAGE,
     Calibration,
     Gain,
     deal_folds,
@@ -126,7 +127,7 @@ def fit_anchored(
     gain = paired_gain(
         squared_error(target, held_out_alone), squared_error(target, held_out_joint), weight
     )
-    trust = guard_weight(gain, 4.0) if models else 0.0
+    trust = guard_weight(gain, TRUST_AVERAGE) if models else 0.0
     column_mean, target_mean = moments.means()
     calibration = None
     if order is not None:

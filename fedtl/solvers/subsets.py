@@ -20,6 +20,8 @@ from scipy.linalg import block_diag
 from scipy.special import logit
 
 from fedtl.learning.evidence import (
+    TRUST_AVERAGE,
+    TRUST_STACK,
     Calibration,
     Gain,
     fit_calibration,
@@ -36,9 +38,6 @@ from fedtl.solvers.problem import ACTIVE, Problem
 _BLENDS = np.linspace(0.0, 1.0, 5)
 _ROWS_FOR_NETWORK = 200
 _ROWS_TO_STACK_NETWORK = 500
-_TRUST_STACK, _TRUST_AVERAGE = 2.0, 4.0
-"""Standard errors at which a joint model is fully trusted. An average is of candidates that the
-same rows chose, and is better for being shrunk even where its gain is real."""
 _EXPERT_SCALE = 3.0
 _ALL_SUBSETS_UP_TO = 6
 
@@ -256,7 +255,7 @@ class Decisions:
         trust = 1.0
         if ACTIVE in subset and len(subset) > 1:
             anchor = self.singles[ACTIVE][rows]
-            wanted = _TRUST_STACK if isinstance(stack, LogitStack) else _TRUST_AVERAGE
+            wanted = TRUST_STACK if isinstance(stack, LogitStack) else TRUST_AVERAGE
             trust = guard_weight(self._gain(rows, anchor, served), wanted)
             served = anchor + trust * (served - anchor)
             shares = {name: trust * share for name, share in shares.items()}

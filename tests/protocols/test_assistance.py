@@ -10,7 +10,7 @@ from fedtl.federation import InProcessChannel, Ledger
 from fedtl.learning.trees import fit_trees
 from fedtl.parties import PartyService, Policy, Table
 from fedtl.protocols import ANSWERS
-from fedtl.protocols.assistance import ask_assistance, plain_inputs
+from fedtl.protocols.assistance import ask_assistance
 from fedtl.protocols.moments import ask_moments
 from fedtl.protocols.predict import ask_predictions
 from fedtl.protocols.session import end_session, open_session, prepare_session
@@ -43,7 +43,7 @@ def shop(policy=None, *, serialize=False):
 def test_scores_are_those_of_trees_on_the_partys_plain_columns(serialize):
     channel = shop(serialize=serialize)
     session = channel._service.sessions["s"]
-    inputs = plain_inputs(session, session.columns, ROWS)
+    inputs = session.features.plain(session.columns, ROWS)
     options = {key: ASKED[key] for key in ("weight", "folds", "n_folds", "seed")}
     expected = fit_trees("binary", inputs, ASKED["target"], **options)
     assert_array_equal(ask_assistance(channel, "s", ROWS, **ASKED), expected.held_out)
@@ -113,7 +113,7 @@ def test_scores_of_a_row_are_counted_over_requests():
 
 
 def test_wide_columns_are_rotated(monkeypatch):
-    monkeypatch.setattr("fedtl.protocols.assistance._MAX_WIDTH", 2)
+    monkeypatch.setattr("fedtl.parties._features.MAX_WIDTH", 2)
     session = shop()._service.sessions["s"]
     encoded = session.features.encoding_.transform(session.features.features(session.columns[ROWS]))
-    assert_array_equal(plain_inputs(session, session.columns, ROWS), encoded)
+    assert_array_equal(session.features.plain(session.columns, ROWS), encoded)

@@ -24,6 +24,7 @@ from fedtl import (
 from fedtl.exceptions import PartyError, PolicyRefusal, SessionExpired
 from fedtl.federation import Ledger
 from fedtl.parties import Policy
+from fedtl.privacy import Paillier
 from fedtl.server import verify
 
 SETTINGS = {"max_iter": 8, "lr": 0.03, "n_folds": 2, "random_state": 0, "n_components": 4}
@@ -98,6 +99,22 @@ def test_rows_are_found_by_the_index_of_X_in_any_order(world, data):
     whole = fitted.predict_proba(made.own)[shuffled.index]
     # Matrix products over other batches may round differently.
     assert_allclose(fitted.predict_proba(shuffled), whole, atol=1e-12)
+
+
+def test_remote_parties_answer_under_encryption_and_never_with_the_asking_side_as_dealer(
+    world, data
+):
+    pytest.importorskip("gmpy2", reason="Paillier encryption needs the extra paillier")
+    made = data()
+    clear = active(made, solver="moments").set_params(parties=made.parties).fit(made.X, made.y)
+    there = active(made, solver="moments", federation=world(made).connect())
+    there.set_params(privacy=Paillier(key_bits=2048)).fit(made.own, made.y)
+    assert_allclose(clear.predict_proba(made.X), there.predict_proba(made.own), atol=1e-3)
+    kinds = {row["kind"] for row in there.ledger_.rows()}
+    assert "protected_moments.request/1" in kinds
+    assert "moments.request/1" not in kinds
+    with pytest.raises(ValueError, match="needs a dealer who is none of the parties"):
+        clone(there).set_params(privacy="sharing").fit(made.own, made.y)
 
 
 @pytest.mark.parametrize("where", ["index", "column"])
