@@ -33,13 +33,13 @@ demo: .venv/ready
 	@test -f demo.png && echo "The picture is in $(CURDIR)/demo.png"
 
 test: check
-	@.venv/bin/python -m pytest -q -n $(JOBS)
+	@.venv/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 
 test-slow: .venv/ready-dev
-	@.venv/bin/python -m pytest -q -n $(JOBS) -m slow
+	@.venv/bin/python -m pytest -q -n $(JOBS) --dist worksteal -m slow
 
 test-floor: .venv-floor/ready
-	@.venv-floor/bin/python -m pytest -q -n $(JOBS)
+	@.venv-floor/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 
 bench: .venv/ready
 	@.venv/bin/python -m benchmarks

@@ -34,12 +34,12 @@ earlier = digits.target < 5
 
 
 def new_network():
-    """Two convolutions over half an image: (rows, 32) to (rows, 256)."""
+    """Two convolutions over half an image: (rows, 32) to (rows, 128)."""
     return nn.Sequential(
         nn.Unflatten(1, (1, 8, 4)),
-        nn.Conv2d(1, 16, 3, padding=1),
+        nn.Conv2d(1, 8, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1),
+        nn.Conv2d(8, 16, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),

@@ -68,6 +68,18 @@ class PiecewiseLinear:
         return np.hstack(parts) if parts else np.empty((len(numbers), 0))
 
 
+def _spans(numbers: np.ndarray) -> np.ndarray:
+    """Where most of each column lies, without a few that are far out: (2, n_columns)."""
+    if not numbers.size:
+        return np.stack([np.zeros(numbers.shape[1]), np.ones(numbers.shape[1])])
+    least, low, high, most = np.nanpercentile(numbers, [0, 1, 99, 100], axis=0)
+    narrow = low == high
+    low, high = np.where(narrow, least, low), np.where(narrow, most, high)
+    with np.errstate(over="ignore"):
+        width = high - low
+    return np.stack([low, np.where((width > 0) & np.isfinite(width), width, 1.0)])
+
+
 class Encoding:
     """A party's encoding, fitted on all its own rows, without labels.
 
@@ -127,6 +139,7 @@ class Encoding:
         # A column without any value says nothing; as a constant it drops out by itself.
         self.empty_ = np.isnan(columns.numbers).all(axis=0)
         numbers = np.where(self.empty_, 0.0, columns.numbers)
+        self.span_ = _spans(numbers)
         self.quantiles_ = None
         # Well fewer quantiles than rows: the fitted encoding must not hold the column itself.
         if self.scaled and numbers.shape[1]:
@@ -156,11 +169,36 @@ class Encoding:
         Returns
         -------
         ndarray of shape (n_rows, n_base), dtype float64
-            What trees are given.
+            Scaled by their quantiles, if they are scaled.
         """
         numbers = np.where(self.empty_, 0.0, columns.numbers)
         if self.quantiles_ is not None:
             numbers = np.clip(self.quantiles_.transform(numbers), -3.0, 3.0)
+        return self._with_categories(numbers, columns)
+
+    def plain(self, columns: Columns) -> np.ndarray:
+        """Return what trees are given: as :meth:`base`, but with numbers in proportion.
+
+        Randomised thresholds are drawn between the ends of a column, so that its shape matters:
+        quantile scaling pulls the most frequent values to the ends.
+
+        Parameters
+        ----------
+        columns : Columns
+            Rows of this party.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_base), dtype float64
+            Numbers between -1 and 2, most of them between 0 and 1.
+        """
+        low, width = self.span_
+        numbers = np.where(self.empty_, 0.0, columns.numbers)
+        with np.errstate(over="ignore"):
+            scaled = np.clip((numbers - low) / width, -1.0, 2.0)
+        return self._with_categories(scaled, columns)
+
+    def _with_categories(self, numbers: np.ndarray, columns: Columns) -> np.ndarray:
         parts = [numbers, np.isnan(numbers[:, self.with_holes_]).astype(np.float64)]
         for column, categories in zip(columns.categories.T, self.categories_, strict=True):
             one_hot = column[:, None] == np.array(categories, dtype=object)

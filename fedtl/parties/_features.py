@@ -162,7 +162,7 @@ class LocalFeatures:
             yield piece, encode(self.features(columns[rows[piece]]))
 
     def plain(self, columns: Columns, rows: np.ndarray) -> np.ndarray:
-        """Return what trees are given of some rows: scaled numbers and one-hots.
+        """Return what trees are given of some rows: numbers in proportion and one-hots.
 
         Parameters
         ----------
@@ -180,7 +180,7 @@ class LocalFeatures:
         pieces = []
         for start in range(0, len(rows), _CHUNK):
             features = self.features(columns[rows[start : start + _CHUNK]])
-            piece = self.encoding_.base(features)
+            piece = self.encoding_.plain(features)
             wide = piece.shape[1] > MAX_WIDTH
             pieces.append(self.encoding_.transform(features) if wide else piece)
         return np.concatenate(pieces)

@@ -250,3 +250,24 @@ def test_the_seed_decides_what_is_drawn():
     ]
     np.testing.assert_array_equal(base[0], base[1])
     assert not np.array_equal(base[0], base[2])
+
+
+def test_trees_are_given_numbers_in_proportion_without_those_far_out():
+    # Randomised thresholds are drawn between the ends: zero-inflated columns must not be pulled
+    # apart, and one large number must not press all others together.
+    rng = np.random.RandomState(0)
+    mostly_zero = np.where(rng.rand(400) < 0.7, 0.0, rng.uniform(1, 2, 400))
+    outlier = np.append(rng.uniform(5, 6, 399), 1e12)
+    encoding = Encoding(8, 256).fit(numbers(np.column_stack([mostly_zero, outlier])))
+    plain = encoding.plain(numbers(np.column_stack([mostly_zero, outlier])))
+    np.testing.assert_allclose(plain[:, 0], mostly_zero / np.percentile(mostly_zero, 99))
+    assert np.ptp(plain[:-1, 1]) > 0.99
+    assert plain[-1, 1] == 2.0
+
+
+@pytest.mark.parametrize("column", [[-1.7e308, 1.7e308, 0.0, 1.0], [3.0] * 4, [np.nan] * 4])
+def test_trees_are_given_finite_numbers_whatever_the_column(column):
+    x = np.array(column)[:, None]
+    plain = Encoding(8, 256).fit(numbers(x)).plain(numbers(x))
+    assert np.isfinite(plain).all()
+    assert np.abs(plain).max() <= 2.0
