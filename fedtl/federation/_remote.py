@@ -99,6 +99,7 @@ class Federation:
         compress: bool = False,
         normalisation: str = "exact",
         min_intersection: int = 0,
+        on_missing: str = "raise",
         **addresses: str,
     ) -> Federation:
         """Make a handle on remote parties; nothing is sent yet.
@@ -111,7 +112,8 @@ class Federation:
             Seconds that one answer may take, attempts and waiting included.
         reconnect : float, default=30.0
             Seconds for which a party that cannot be reached is tried again, in the middle of a
-            fit as well.
+            fit as well. One that was away at the last request is tried for a second only, until
+            it answers again.
         compress : bool, default=False
             Whether messages that become half as long at least are sent compressed. It pays on
             slow lines and where ids are sent; the ledger counts what there was to be sent.
@@ -120,6 +122,12 @@ class Federation:
             :func:`fedtl.alignment.canonical_ids`.
         min_intersection : int, default=0
             How many different ids must be shared with each party for a fit.
+        on_missing : {"raise", "local"}, default="raise"
+            What a prediction does where a party cannot be reached, or has lost its part of the
+            model in a restart. "raise" raises what says so. "local" takes its rows for unknown to
+            it: the other parties serve them, with a
+            :class:`~fedtl.exceptions.DroppedPartyWarning`, and the ledgers count them in
+            ``missed_rows``. A fit needs all parties in any case.
         **addresses : str
             Address of each party by its name, as ``shop="shop.example:9443"``. The name must be
             that of the party's certificate.
@@ -174,8 +182,11 @@ class Federation:
             raise ValueError(
                 f"normalisation must be one of {list(NORMALISATIONS)}, got {normalisation!r}"
             )
+        if on_missing not in ("raise", "local"):
+            raise ValueError(f"on_missing must be 'raise' or 'local', got {on_missing!r}")
         matching = Matching(normalisation, min_intersection)
-        return cls(addresses, credentials, Patience(deadline, reconnect, compress), matching)
+        patience = Patience(deadline, reconnect, compress, on_missing)
+        return cls(addresses, credentials, patience, matching)
 
     @property
     def names(self) -> list[str]:

@@ -3,9 +3,9 @@
 An encoded message is a valid safetensors file: eight bytes of header length, a JSON header, raw
 little-endian tensors. The scalars and the message's kind are JSON in the header's metadata. The
 header is written and read here, so that a message's exact size is known without encoding it, and
-its tensors are views of the bytes that came. What the safetensors library refuses is refused, before
-any memory is taken, and so are names that come twice, entries that it would overlook, and element
-types that no message has.
+its tensors are views of the bytes that came. What the safetensors library refuses is refused,
+before any memory is taken, and so are names that come twice, entries that it would overlook, and
+element types that no message has.
 """
 
 from __future__ import annotations

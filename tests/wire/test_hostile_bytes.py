@@ -238,7 +238,7 @@ TEXT = DATA[8 : 8 + HEADER].decode().rstrip()
         ("{", "\ufeff{"),
         ('"__metadata__":{', '"__metadata__":{"more":"",'),
         ("test.target", "test.\\ud800target"),
-        ("\\\"kind\\\":", "\\\"kind\\\":1,\\\"kind\\\":"),
+        ('\\"kind\\":', '\\"kind\\":1,\\"kind\\":'),
     ],
 )
 def test_a_header_that_could_be_read_in_two_ways_is_refused(before, after):
