@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
 import secrets
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedtl.alignment import NORMALISATIONS, AlignmentCache
+from fedtl.alignment import NORMALISATIONS, AlignmentCache, SharedCache
 from fedtl.exceptions import PartyError
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._lines import Lines, Patience
@@ -241,8 +243,8 @@ class Federation:
         Returns
         -------
         dict of str to dict
-            By party: ``protocols``, ``min_rows``, ``fits`` and ``predicted_rows`` (allowed and
-            used), ``message_bytes``, ``sessions`` (of this caller) and ``columns``, or ``error``
+            By party: ``protocols``, ``min_rows``, ``fits``, ``predicted_rows`` and ``aligned_ids``
+            (allowed and used today), ``message_bytes``, ``sessions`` (of this caller) and ``columns``, or ``error``
             where a party could not be asked.
         """
         described: dict[str, dict[str, Any]] = {}
@@ -256,9 +258,29 @@ class Federation:
 
     @property
     def alignment_cache(self) -> AlignmentCache:
-        """What was found out in this process about ids, by any copy of this handle."""
+        """What was found out about ids by any copy of this handle, on this machine."""
         with _CACHES_LOCK:
-            return _CACHES.setdefault((os.getpid(), self.group), AlignmentCache())
+            key = os.getpid(), self.group
+            if key not in _CACHES:
+                shared = self._alignments.exists()
+                _CACHES[key] = SharedCache(self._alignments) if shared else AlignmentCache()
+            return _CACHES[key]
+
+    @property
+    def _alignments(self) -> Path:
+        """Where processes with copies of this handle share what they find out about ids."""
+        return Path(self.credentials) / "alignments" / self.group.hex()
+
+    def _share_alignment(self) -> None:
+        """Have copies in other processes of this machine ask about no id a second time."""
+        cache = self.alignment_cache
+        if isinstance(cache, SharedCache):
+            return
+        with contextlib.suppress(OSError):  # they then ask for themselves
+            shared = SharedCache.share(cache, self._alignments)
+            with _CACHES_LOCK:
+                _CACHES[os.getpid(), self.group] = shared
+            atexit.register(shared.remove)
 
     def close(self) -> None:
         """End all sessions that were opened through this handle or its copies, and disconnect."""
@@ -267,7 +289,9 @@ class Federation:
         if live is not None and live[0] == os.getpid():
             live[1].close()
         with _CACHES_LOCK:
-            _CACHES.pop((os.getpid(), self.group), None)
+            cache = _CACHES.pop((os.getpid(), self.group), None)
+        if isinstance(cache, SharedCache):
+            cache.remove()
 
     @property
     def lines(self) -> Lines:
@@ -299,6 +323,7 @@ class Federation:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self._share_alignment()
         return Federation, (
             self.addresses,
             self.credentials,
