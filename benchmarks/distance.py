@@ -1,8 +1,8 @@
 """A party far away: a network namespace behind a line that delays and loses packets.
 
 The line is made of two TUN devices and a process that carries packets between them, each after a
-delay, some never: what ``tc netem`` does where the kernel has it. Nothing below it is simulated: TCP
-itself finds out what was lost, and sends it again. It needs root, ``ip`` and ``/dev/net/tun``.
+delay, some never: what ``tc netem`` does where the kernel has it. TCP itself finds out what was
+lost, and sends it again. It needs root, ``ip`` and ``/dev/net/tun``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import numpy as np
 
 from benchmarks.remote import Setting
 from benchmarks.speed import ratio, seconds
-from fedtl.federation import Federation
 
 _DELAY, _LOSS = 0.05, 0.01
 _HERE, _THERE = "10.213.91.1", "10.213.91.2"
@@ -129,41 +128,35 @@ def distance(repeats: int) -> Iterator[str]:
             far = f"{_THERE}:9443"
             with setting.connect() as near, setting.connect(shop=far) as federation:
                 for solver in ("moments", "latent"):
-                    yield from _fits(setting, near, federation, line, solver, repeats, loss)
+                    fits = [
+                        setting.estimator(handle, solver).set_params(max_iter=_STEPS)
+                        for handle in (near, federation)
+                    ]
+                    data = setting.X[setting.columns["bank"]], setting.y
+                    yield from _compare(fits, data, line, repeats, f"{solver}, {loss:.0%} loss")
 
 
-def _fits(
-    setting: Setting,
-    near: Federation,
-    far: Federation,
-    line: Line,
-    solver: str,
-    repeats: int,
-    loss: float,
+def _compare(
+    fits: list[Any], data: tuple[Any, Any], line: Line, repeats: int, title: str
 ) -> Iterator[str]:
-    """Compare fits far away with the round trips they take and the same fit on loopback."""
-    own = setting.X[setting.columns["bank"]]
-    fits: list[Any] = [
-        setting.estimator(f, solver).set_params(max_iter=_STEPS) for f in (near, far)
-    ]
+    """Compare a fit far away with its round trips and the same fit on loopback."""
     for clf in fits:
-        clf.fit(own, setting.y)  # ids are matched once, and connections made
-    trip = float(np.median([seconds(far.describe) for _ in range(5)]))
-    took, shares, lost = [], [], []
+        clf.fit(*data)  # ids are matched once, and connections made
+    trip = float(np.median([seconds(fits[1].federation.describe) for _ in range(5)]))
+    took, foretold, lost = [], [], []
     for _ in range(repeats):
-        computing = seconds(partial(fits[0].fit, own, setting.y))
-        before = line.lost
-        took.append(seconds(partial(fits[1].fit, own, setting.y)))
+        computing, before = seconds(partial(fits[0].fit, *data)), line.lost
+        took.append(seconds(partial(fits[1].fit, *data)))
         lost.append(line.lost - before)
-        trips = sum(r["messages"] for r in fits[1].ledger_.rows() if r["direction"] == "sent")
-        predicted = computing + trips * 2 * _DELAY
-        shares.append(took[-1] / predicted)
-    same = np.array_equal(*[clf.predict_proba(own) for clf in fits])
-    title = f"fit / (fit on loopback + {trips} round trips of {2e3 * _DELAY:.0f} ms), {solver}, "
-    yield ratio(f"{title}{loss:.0%} loss", shares, 2.0)
+        rows = fits[1].ledger_.rows()
+        trips = sum(row["messages"] for row in rows if row["direction"] == "sent")
+        foretold.append(computing + trips * 2 * _DELAY)
+    same = np.array_equal(*[clf.predict_proba(data[0]) for clf in fits])
+    shares = [mine / theirs for mine, theirs in zip(took, foretold, strict=True)]
+    yield ratio(f"fit / (fit on loopback + {trips} round trips of 100 ms), {title}", shares, 2.0)
     yield (
-        f"  {np.median(took):.1f} s over {predicted:.1f} s; a round trip took {1e3 * trip:.0f} ms; "
-        f"{np.mean(lost):.1f} packets lost a fit; the same model: {same}"
+        f"  {np.median(took):.1f} s over {np.median(foretold):.1f} s; a small message took "
+        f"{1e3 * trip:.0f} ms; {np.mean(lost):.1f} packets lost a fit; the same model: {same}"
     )
 
 

@@ -244,8 +244,8 @@ class Federation:
         -------
         dict of str to dict
             By party: ``protocols``, ``min_rows``, ``fits``, ``predicted_rows`` and ``aligned_ids``
-            (allowed and used today), ``message_bytes``, ``sessions`` (of this caller) and ``columns``, or ``error``
-            where a party could not be asked.
+            (allowed and used today), ``message_bytes``, ``sessions`` (of this caller) and
+            ``columns``, or ``error`` where a party could not be asked.
         """
         described: dict[str, dict[str, Any]] = {}
         for channel in self.channels(Ledger()):
