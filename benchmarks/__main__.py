@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import platform
 
-from benchmarks import protection, psi, remote, rounds, speed
+from benchmarks import distance, protection, psi, remote, rounds, speed
 
 BENCHMARKS = {
     **speed.BENCHMARKS,
     **rounds.BENCHMARKS,
     **remote.BENCHMARKS,
+    **distance.BENCHMARKS,
     **protection.BENCHMARKS,
 }
 

@@ -2,7 +2,7 @@
 
 Reports messages a second, outcomes, errors of the service's own (there should be none), the
 slowest answer, and how memory grew. Frames, headers and tensors are mutated at random, and
-messages of every kind are made with values that nobody expects.
+messages of every kind that a remote party answers are made with values that nobody expects.
 """
 
 from __future__ import annotations
@@ -21,29 +21,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
+from fedtl.alignment import Matcher
+from fedtl.federation import InProcessChannel, Ledger
 from fedtl.identity import Partner
-from fedtl.parties import PartyService, Policy, Table
-from fedtl.protocols import ANSWERS, assistance, latent, moments, predict, session
+from fedtl.parties import KeyedTable, PartyService, Policy
+from fedtl.protocols import (
+    ANSWERS,
+    alignment,
+    assistance,
+    cardinality,
+    latent,
+    moments,
+    predict,
+    session,
+    shared_moments,
+)
 from fedtl.server import AuditLog, Bounds, Endpoint, UsageFile, verify
 from fedtl.server._serve import PlainRecipe
-from fedtl.wire import Close, Describe, Frame, Limits, Message, Tensor, WireError, encode, pack
-
-_ROWS = 60
-_REQUESTS: tuple[type[Message], ...] = (
-    session.Open,
-    session.Prepare,
-    session.End,
-    moments.MomentsRequest,
-    moments.Model,
-    latent.Begin,
-    latent.Exchange,
-    latent.Encode,
-    predict.Request,
+from fedtl.wire import (
     Close,
     Describe,
+    Frame,
+    Limits,
+    Message,
+    Tensor,
+    WireError,
+    encode,
+    pack,
 )
+from fedtl.wire._message import lookup
+
+_ROWS = 60
+_REQUESTS: tuple[type[Message], ...] = (*map(lookup, ANSWERS), Close, Describe)
+_LENGTHS = {
+    **{"rows": 20, "ids": _ROWS, "columns": 17, "with_constant": 18, "members": 2, "components": 3},
+    **{"last": 0, "outputs": 1, "targets": 1, "parts": 1, "modulus": 256, "bytes": 512},
+}
+_WORDS = {"normalisation": "exact", "task": "binary", "context": "c"}
+_SLOW_EVERY = 2000  # messages; trees take a quarter of a second
 _NUMBERS = (0, 1, 2, 3, 5, 17, 255, 256, 65_536, -1, 2**31, 2**32, 2**63 - 1, -(2**63))
 _REALS = (0.0, 1.0, -1.0, 1e-300, 1e300, 0.003, -0.0)
 
@@ -74,12 +92,18 @@ class Fuzzer:
     ----------
     seed : int
         Seed of all choices.
+    table : KeyedTable
+        Of the party, so that some messages are about its rows.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, table: KeyedTable) -> None:
         self.rng = np.random.default_rng(seed)
         self.numbers: Counter[bytes] = Counter()
-        self.valid = [encode(each) for each in _valid()]
+        self.words = {**_WORDS, "list": table.key_list.name}
+        service = PartyService("shop", table, PlainRecipe(), ANSWERS)
+        ids = alignment.align(InProcessChannel(service, Ledger()), range(_ROWS))
+        self.valid = [encode(each) for each in _valid(ids, table.key_list.name)]
+        self.slow = encode(_trees())
 
     def frames(self, n: int) -> Iterator[bytes]:
         """Yield frames: valid, mutated, and made up."""
@@ -99,6 +123,8 @@ class Fuzzer:
         # Now and then the whole conversation as it should be, so that handlers are reached.
         if i % 200 < len(self.valid):
             return self.valid[i % 200]
+        if i % _SLOW_EVERY == len(self.valid):
+            return self.slow
         choice = self.rng.random()
         if choice < 0.45:
             return self._mutated(self.valid[self.rng.integers(len(self.valid))])
@@ -168,7 +194,8 @@ class Fuzzer:
         if declared is bool:
             return bool(rng.random() < 0.5)
         if declared is str:
-            return str(rng.choice(["s", "s", "s", "t", "", "x" * 500]))
+            usual = self.words.get(name, "s")
+            return str(rng.choice([usual, usual, usual, "t", "", "x" * 500]))
         if declared is float:
             return float(rng.choice(_REALS))
         small = int(rng.integers(1, 6))
@@ -176,10 +203,11 @@ class Fuzzer:
 
     def _tensor(self, declared: Tensor, lengths: dict[str | int, int]) -> np.ndarray:
         rng = self.rng
-        likely = {"rows": 20, "ids": _ROWS, "columns": 17, "members": 2, "components": 3, "last": 0}
         for axis in declared.shape:
-            if axis not in lengths:
-                usual = likely.get(str(axis), 2)
+            if isinstance(axis, int):
+                lengths[axis] = axis
+            elif axis not in lengths:
+                usual = _LENGTHS.get(str(axis), 2)
                 odd = int(rng.choice([0, 1, 2, 7, 2**33]))
                 lengths[axis] = usual if rng.random() < 0.85 else odd
         shape = tuple(lengths[axis] for axis in declared.shape)
@@ -195,12 +223,13 @@ class Fuzzer:
         return made.astype(dtype)
 
 
-def _valid() -> list[Message]:
+def _valid(ids: np.ndarray, keys: str) -> list[Message]:
     rows = np.arange(0, _ROWS, 3).astype(np.uint32)
     folds, nothing = (rows % 2).astype(np.uint8), np.empty((2, 0, 3), np.float32)
+    points = Matcher([b"1", b"2"]).points
     begin = {"members": 2, "n_components": 3, "n_exchanges": 5, "local_updates": 1}
     return [
-        session.Open(session="s", resume=False, ids=np.arange(_ROWS)),
+        session.Open(session="s", resume=False, ids=ids),
         session.Prepare(session="s", n_bins=4, seed=0),
         moments.MomentsRequest(
             session="s",
@@ -222,19 +251,28 @@ def _valid() -> list[Message]:
         latent.Exchange(session="s", rows=rows, gradient=nothing),
         latent.Exchange(session="s", rows=rows, gradient=np.ones((2, len(rows), 3), np.float32)),
         latent.Encode(session="s", rows=rows),
-        predict.Request(session="s", ids=np.arange(9), scores=True, trees=True, latents=True),
-        assistance.Request(
-            session="s",
-            task="binary",
-            n_folds=2,
-            seed=0,
-            rows=np.repeat(rows, 8),
-            folds=np.repeat(folds, 8),
-            weight=np.ones(8 * len(rows)),
-            target=(np.arange(8 * len(rows)) % 3 == 0).astype(float)[:, None],
-        ),
+        predict.Request(session="s", ids=ids[:9], scores=True, trees=True, latents=True),
+        alignment.Begin(normalisation="exact", n_ids=2),
+        alignment.Tags(list=keys, first=0),
+        alignment.Blind(list=keys, points=points),
+        cardinality.Count(normalisation="exact", points=points),
+        shared_moments.Key(session="s"),
         Describe(),
     ]
+
+
+def _trees() -> Message:
+    rows = np.repeat(np.arange(0, _ROWS, 3).astype(np.uint32), 8)
+    return assistance.Request(
+        session="s",
+        task="binary",
+        n_folds=2,
+        seed=0,
+        rows=rows,
+        folds=(rows % 2).astype(np.uint8),
+        weight=np.ones(len(rows)),
+        target=(np.arange(len(rows)) % 3 == 0).astype(float)[:, None],
+    )
 
 
 def run(n_messages: int, seed: int, folder: Path) -> tuple[Findings, Endpoint]:
@@ -256,9 +294,10 @@ def run(n_messages: int, seed: int, folder: Path) -> tuple[Findings, Endpoint]:
     endpoint : Endpoint
         The service.
     """
-    block = np.random.default_rng(0).normal(size=(_ROWS, 3))
+    columns = np.random.default_rng(0).normal(size=(_ROWS, 3))
+    table = KeyedTable("shop", pd.DataFrame(columns, columns=["a", "b", "c"]))
     policy = Policy(limits=Limits(message_bytes=2**22))
-    service = PartyService("shop", Table(block), PlainRecipe(), ANSWERS, policy=policy)
+    service = PartyService("shop", table, PlainRecipe(), ANSWERS, policy=policy)
     bounds = Bounds(sessions=8, reply_bytes=2**20, conversations=100, conversation_seconds=0.0)
     audit = AuditLog(folder / "audit.jsonl")
     endpoint = Endpoint(service, audit, UsageFile(folder / "usage.json"), bounds=bounds)
@@ -273,7 +312,7 @@ def run(n_messages: int, seed: int, folder: Path) -> tuple[Findings, Endpoint]:
         return append(**entry)
 
     audit.append = counted  # type: ignore[method-assign]
-    for frame in Fuzzer(seed).frames(n_messages):
+    for frame in Fuzzer(seed, table).frames(n_messages):
         start = time.perf_counter()
         endpoint.answer(partner, frame)
         findings.slowest = max(findings.slowest, time.perf_counter() - start)

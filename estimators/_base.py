@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -15,6 +16,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from fedtl.estimators._encoder import Encoder
 from fedtl.estimators._parties import Party, as_table, resolve_parties
+from fedtl.exceptions import DroppedPartyWarning, PartyError
 from fedtl.federation import (
     Channel,
     Federation,
@@ -26,6 +28,7 @@ from fedtl.federation import (
 from fedtl.parties import Table
 from fedtl.protocols import ANSWERS
 from fedtl.protocols.alignment import KeyedChannel
+from fedtl.solvers.coalition import Coalition
 
 try:
     from sklearn.utils._repr_html.estimator import _VisualBlock
@@ -58,6 +61,10 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
     federation: Simulation | Federation | None
     key: str
     random_state: Any
+    model_: Any
+    parties_: list[Party]
+    services_: OtherParties
+    ledger_: Ledger
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "parties": [list, tuple, dict, None],
@@ -185,6 +192,25 @@ class FederatedEstimator(CallbackSupportMixin, _BaseComposition):
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _to_predict(self, X: Any) -> Coalition:
+        """Return the parties of the fitted model, with new rows."""
+        table, channels = channels_to(self.parties_, self.services_, X, self.ledger_, self.key)
+        model = self.model_
+        return Coalition(model.name, table, model.session, channels, on_missing=self._serve_without)
+
+    def _serve_without(self, error: PartyError, n_rows: int) -> None:
+        """Go on without a party that cannot be reached, and say so, if the federation allows it."""
+        federation = getattr(self.services_, "federation", None)
+        if federation is None or federation.patience.on_missing == "raise":
+            raise error
+        for ledger in (self.ledger_, federation.ledger):
+            ledger.miss(error.party, n_rows)
+        warnings.warn(
+            f"{error}. {n_rows} rows are served as unknown to it (on_missing='local')",
+            DroppedPartyWarning,
+            stacklevel=2,
+        )
 
     @staticmethod
     def _session_name() -> str:

@@ -184,9 +184,7 @@ class FederatedProjector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fede
         """
         check_is_fitted(self)
         X = self._read(X, reset=False)
-        table, channels = channels_to(self.parties_, self.services_, X, self.ledger_, self.key)
-        model = self.model_
-        latents, known = model.project(Coalition(model.name, table, model.session, channels))
+        latents, known = self.model_.project(self._to_predict(X))
         unknown = int((~known.any(axis=1)).sum())
         if unknown:
             warnings.warn(

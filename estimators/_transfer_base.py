@@ -20,9 +20,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from fedtl.estimators._base import FederatedEstimator, OtherParties, batch_rows
+from fedtl.estimators._base import FederatedEstimator, batch_rows
 from fedtl.estimators._base import channels_to as _channels
-from fedtl.estimators._parties import Party
 from fedtl.estimators._privacy import NAMES, check_protected, fold_seed, open_exchange
 from fedtl.exceptions import UnknownRowsWarning
 from fedtl.federation import Ledger
@@ -69,8 +68,6 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
     }
 
     model_: TransferModel
-    parties_: list[Party]
-    services_: OtherParties
 
     def __init__(
         self,
@@ -280,10 +277,8 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
     def _see(self, X: Any, *, scores: bool = True, latents: bool = True) -> Seen:
         check_is_fitted(self)
         X = self._read(X, reset=False)
-        table, channels = _channels(self.parties_, self.services_, X, self.ledger_, self.key)
-        coalition = Coalition(self.model_.name, table, self.model_.session, channels)
         with one_thread():
-            return self.model_.see(coalition, scores=scores, latents=latents)
+            return self.model_.see(self._to_predict(X), scores=scores, latents=latents)
 
     def _scores(self, X: Any) -> np.ndarray:
         """Score rows on the scale of the target: (n_rows, n_outputs)."""

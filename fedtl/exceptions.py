@@ -60,7 +60,7 @@ class DivergenceError(PartyError):
 
 
 class DroppedPartyWarning(UserWarning):
-    """A party could not take part in a round, or at all; the others went on without it."""
+    """A party could not take part in a round, a prediction or at all; the others went on."""
 
 
 class UnknownRowsWarning(UserWarning):

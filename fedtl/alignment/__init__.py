@@ -13,6 +13,7 @@ from fedtl.alignment._group import (
 )
 from fedtl.alignment._ids import NORMALISATIONS, as_list, canonical_ids
 from fedtl.alignment._psi import KeyList, Matcher, is_sorted, label
+from fedtl.alignment._shared import SharedCache
 
 __all__ = [
     "NORMALISATIONS",
@@ -21,6 +22,7 @@ __all__ = [
     "KeyList",
     "KnownList",
     "Matcher",
+    "SharedCache",
     "as_list",
     "canonical_ids",
     "hash_to_group",

@@ -33,6 +33,12 @@ class Entry:
 class Ledger:
     """Counts of messages and bytes by party, direction and kind.
 
+    Attributes
+    ----------
+    missed_rows : dict of str to int
+        Rows that were served without a party, as it could not be reached; by its name. See
+        ``on_missing`` of :meth:`fedtl.federation.Federation.connect`.
+
     Examples
     --------
     >>> from fedtl.federation import Ledger
@@ -44,6 +50,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: defaultdict[tuple[str, str, str], Entry] = defaultdict(Entry)
+        self.missed_rows: dict[str, int] = {}
 
     def add(
         self, party: str, direction: str, kind: str, n_bytes: int, protection: str = "none"
@@ -68,6 +75,19 @@ class Ledger:
             entry.protection = protection
             entry.messages += 1
             entry.n_bytes += n_bytes
+
+    def miss(self, party: str, n_rows: int) -> None:
+        """Count rows that are served without a party.
+
+        Parameters
+        ----------
+        party : str
+            The party that could not be reached.
+        n_rows : int
+            How many rows it was to be asked about.
+        """
+        with _COUNTING:
+            self.missed_rows[party] = self.missed_rows.get(party, 0) + n_rows
 
     @property
     def messages(self) -> int:
@@ -101,4 +121,5 @@ class Ledger:
         ]
 
     def __repr__(self) -> str:
-        return f"Ledger({self.messages} messages, {self.n_bytes:,} bytes)"
+        missed = f", {sum(self.missed_rows.values())} rows missed" if self.missed_rows else ""
+        return f"Ledger({self.messages} messages, {self.n_bytes:,} bytes{missed})"

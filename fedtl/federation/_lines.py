@@ -32,6 +32,7 @@ _IN_FLIGHT = 4  # fewer than a party works on for one caller: more would be told
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _FORGOTTEN_AFTER = 300.0
 _CLOSING_SECONDS = 5.0
+_AWAY_SECONDS = 1.0  # longer than a connection needs to be tried again
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,14 @@ class Patience:
         For a party that cannot be reached to be reachable again.
     compress : bool
         Whether messages that become half as long at least are compressed.
+    on_missing : {"raise", "local"}, default="raise"
+        What a prediction does without a party that could not be reached for so long.
     """
 
     deadline: float
     reconnect: float
     compress: bool
+    on_missing: str = "raise"
 
 
 @dataclass
@@ -84,6 +88,7 @@ class Lines:
         self._ended: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         self._closer: threading.Thread | None = None
         self._held: set[tuple[str, str]] = set()
+        self._away: set[str] = set()
         self._lock = threading.Lock()
 
     def ask(self, party: str, body: bytes) -> bytes:
@@ -159,6 +164,7 @@ class Lines:
         while True:
             try:
                 came = self.transports[party].send(data, max(until - time.monotonic(), 0.001))
+                self._away.discard(party)
                 reply = self._opened(party, frame, came)
                 error = _error_in(reply, party)
                 if isinstance(error, ConversationLost) and not anew:
@@ -175,11 +181,17 @@ class Lines:
                     raise WireError(f"party {party!r}: {problem}") from None
                 now = time.monotonic()
                 broken_since = broken_since or now
-                patient_until = min(until, broken_since + self.patience.reconnect)
+                patient_until = min(until, broken_since + self._patience(party))
                 if problem.final or now + pause > patient_until:
+                    self._away.add(party)
                     raise PartyUnreachable(party, _advice(problem)) from None
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _patience(self, party: str) -> float:
+        """Seconds for which a broken connection is tried; few if it was broken already."""
+        reconnect = self.patience.reconnect
+        return min(reconnect, _AWAY_SECONDS) if party in self._away else reconnect
 
     def _talk(self, party: str, anew: bool = False) -> _Talk:
         talks: dict[str, _Talk] = self._local.__dict__.setdefault("talks", {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
 import secrets
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedtl.alignment import NORMALISATIONS, AlignmentCache
+from fedtl.alignment import NORMALISATIONS, AlignmentCache, SharedCache
 from fedtl.exceptions import PartyError
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._lines import Lines, Patience
@@ -99,6 +101,7 @@ class Federation:
         compress: bool = False,
         normalisation: str = "exact",
         min_intersection: int = 0,
+        on_missing: str = "raise",
         **addresses: str,
     ) -> Federation:
         """Make a handle on remote parties; nothing is sent yet.
@@ -111,7 +114,8 @@ class Federation:
             Seconds that one answer may take, attempts and waiting included.
         reconnect : float, default=30.0
             Seconds for which a party that cannot be reached is tried again, in the middle of a
-            fit as well.
+            fit as well. One that was away at the last request is tried for a second only, until
+            it answers again.
         compress : bool, default=False
             Whether messages that become half as long at least are sent compressed. It pays on
             slow lines and where ids are sent; the ledger counts what there was to be sent.
@@ -120,6 +124,12 @@ class Federation:
             :func:`fedtl.alignment.canonical_ids`.
         min_intersection : int, default=0
             How many different ids must be shared with each party for a fit.
+        on_missing : {"raise", "local"}, default="raise"
+            What a prediction does where a party cannot be reached, or has lost its part of the
+            model in a restart. "raise" raises what says so. "local" takes its rows for unknown to
+            it: the other parties serve them, with a
+            :class:`~fedtl.exceptions.DroppedPartyWarning`, and the ledgers count them in
+            ``missed_rows``. A fit needs all parties in any case.
         **addresses : str
             Address of each party by its name, as ``shop="shop.example:9443"``. The name must be
             that of the party's certificate.
@@ -174,8 +184,11 @@ class Federation:
             raise ValueError(
                 f"normalisation must be one of {list(NORMALISATIONS)}, got {normalisation!r}"
             )
+        if on_missing not in ("raise", "local"):
+            raise ValueError(f"on_missing must be 'raise' or 'local', got {on_missing!r}")
         matching = Matching(normalisation, min_intersection)
-        return cls(addresses, credentials, Patience(deadline, reconnect, compress), matching)
+        patience = Patience(deadline, reconnect, compress, on_missing)
+        return cls(addresses, credentials, patience, matching)
 
     @property
     def names(self) -> list[str]:
@@ -230,9 +243,9 @@ class Federation:
         Returns
         -------
         dict of str to dict
-            By party: ``protocols``, ``min_rows``, ``fits`` and ``predicted_rows`` (allowed and
-            used), ``message_bytes``, ``sessions`` (of this caller) and ``columns``, or ``error``
-            where a party could not be asked.
+            By party: ``protocols``, ``min_rows``, ``fits``, ``predicted_rows`` and ``aligned_ids``
+            (allowed and used today), ``message_bytes``, ``sessions`` (of this caller) and
+            ``columns``, or ``error`` where a party could not be asked.
         """
         described: dict[str, dict[str, Any]] = {}
         for channel in self.channels(Ledger()):
@@ -245,9 +258,29 @@ class Federation:
 
     @property
     def alignment_cache(self) -> AlignmentCache:
-        """What was found out in this process about ids, by any copy of this handle."""
+        """What was found out about ids by any copy of this handle, on this machine."""
         with _CACHES_LOCK:
-            return _CACHES.setdefault((os.getpid(), self.group), AlignmentCache())
+            key = os.getpid(), self.group
+            if key not in _CACHES:
+                shared = self._alignments.exists()
+                _CACHES[key] = SharedCache(self._alignments) if shared else AlignmentCache()
+            return _CACHES[key]
+
+    @property
+    def _alignments(self) -> Path:
+        """Where processes with copies of this handle share what they find out about ids."""
+        return Path(self.credentials) / "alignments" / self.group.hex()
+
+    def _share_alignment(self) -> None:
+        """Have copies in other processes of this machine ask about no id a second time."""
+        cache = self.alignment_cache
+        if isinstance(cache, SharedCache):
+            return
+        with contextlib.suppress(OSError):  # they then ask for themselves
+            shared = SharedCache.share(cache, self._alignments)
+            with _CACHES_LOCK:
+                _CACHES[os.getpid(), self.group] = shared
+            atexit.register(shared.remove)
 
     def close(self) -> None:
         """End all sessions that were opened through this handle or its copies, and disconnect."""
@@ -256,7 +289,9 @@ class Federation:
         if live is not None and live[0] == os.getpid():
             live[1].close()
         with _CACHES_LOCK:
-            _CACHES.pop((os.getpid(), self.group), None)
+            cache = _CACHES.pop((os.getpid(), self.group), None)
+        if isinstance(cache, SharedCache):
+            cache.remove()
 
     @property
     def lines(self) -> Lines:
@@ -288,6 +323,7 @@ class Federation:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self._share_alignment()
         return Federation, (
             self.addresses,
             self.credentials,

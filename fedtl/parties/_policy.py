@@ -189,6 +189,10 @@ class Usage:
     predicted_rows: int = 0
     aligned_ids: int = 0
 
+    def current(self) -> Usage:
+        """Return the counts that the bounds hold for at this moment."""
+        return self
+
     def begin_fit(self, party: str, policy: Policy) -> None:
         """Count one more fit, or refuse it."""
         with _COUNTING:

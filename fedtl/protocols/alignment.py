@@ -127,7 +127,8 @@ def align(
         How ids are compared, as the party declares it; see
         :func:`fedtl.alignment.canonical_ids`.
     cache : AlignmentCache, optional
-        What was asked before. Ids in it are not asked about again: no message is sent if all are.
+        What was asked before. Ids in it are not asked about again, as long as the party's ids are
+        the same. No message is sent if all are in it and one of them is known to the party.
     min_intersection : int, default=0
         How many different ids must be shared.
     n_threads : int, optional
@@ -398,7 +399,9 @@ def _positions(
     known = cache.lists.get(channel.name)
     if known is not None:
         positions, asked = known.look_up(digests)
-        if asked.all():
+        # The party finds out by the position of a row whether its ids have changed since. Where
+        # there is none, it is asked for the name of its list: it may know the ids by now.
+        if asked.all() and ((positions >= 0).any() or not len(ids)):
             return positions
     n_new = len(ids) if known is None else int((~asked).sum())
     begun = channel.ask(Begin(normalisation=normalisation, n_ids=n_new), Begun)

@@ -226,8 +226,9 @@ def answer_exchange(party: PartyService, request: Exchange) -> Latents:
     if training is None or training.finished:
         raise PartyError(party.name, "no joint training is under way in this session")
     _allow_batch(party, training.plan, len(request.rows) + training.training.n_local_rows)
+    rows = party.training_rows(session, request.rows)  # first: what is refused teaches nothing
     training.learn(party.name, request.gradient)
-    return Latents(latents=training.latents(party.training_rows(session, request.rows)))
+    return Latents(latents=training.latents(rows))
 
 
 def answer_encode(party: PartyService, request: Encode) -> Encoded:
@@ -314,7 +315,8 @@ class LocalTraining:
             return
         if self._latents is None or gradient.shape != tuple(self._latents.shape):
             raise PartyError(party, "a gradient came that belongs to no batch")
-        self.training.learn(self._rows, self._latents, torch.tensor(gradient), self.n_updates)
+        latents, self._latents = self._latents, None  # a batch is learnt from once
+        self.training.learn(self._rows, latents, torch.tensor(gradient), self.n_updates)
 
     def finish(self) -> None:
         """End the training: from here on the encoder computes in double precision.

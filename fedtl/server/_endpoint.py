@@ -249,7 +249,7 @@ class Endpoint:
         return True
 
     def _describe(self, caller: Caller) -> Description:
-        policy, usage = self.service.policy, caller.service.usage
+        policy, usage = self.service.policy, caller.service.usage.current()
         protocols = sorted({protocol for protocol, _ in self.service.answers.values()})
         told: dict[str, Any] = {
             "protocols": [
@@ -261,6 +261,7 @@ class Endpoint:
                 "allowed": policy.max_predicted_rows,
                 "used": usage.predicted_rows,
             },
+            "aligned_ids": {"allowed": policy.max_aligned_ids, "used": usage.aligned_ids},
             "message_bytes": policy.limits.message_bytes,
             "sessions": caller.n_sessions,
             "columns": _columns(self.service.table.block) if self.shows_columns else None,

@@ -40,6 +40,12 @@ class DailyUsage(Usage):
     all_fits: int = 0
     approved: Callable[[], int] | None = None
 
+    def current(self) -> DailyUsage:
+        """Return the counts of today, also if nothing was asked for today so far."""
+        with _COUNTING:
+            self._turn()
+        return self
+
     def begin_fit(self, party: str, policy: Policy) -> None:
         """Count one more fit today, or refuse it."""
         with _COUNTING:

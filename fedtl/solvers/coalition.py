@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedtl.exceptions import PartyError
+from fedtl.exceptions import PartyError, PartyUnreachable, SessionExpired
 from fedtl.federation import Channel
 from fedtl.learning.columns import Columns
 from fedtl.learning.network import PartyEncoder
@@ -16,6 +16,10 @@ from fedtl.protocols.moments import CLEAR, MomentsExchange
 from fedtl.protocols.predict import Reply, ask_predictions, local_latents
 from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.solvers.problem import ACTIVE
+
+
+def _not_without(error: PartyError, n_rows: int) -> None:
+    raise error
 
 
 @dataclass(eq=False)
@@ -34,6 +38,9 @@ class Coalition:
         The other parties.
     moments : MomentsExchange
         How moments are asked for.
+    on_missing : callable
+        Called with the error of a party that cannot be reached, and how many new rows it was
+        asked about; returns if they may be served without it. By default they may not.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Coalition:
     session: Session
     channels: Sequence[Channel]
     moments: MomentsExchange = field(default=CLEAR)
+    on_missing: Callable[[PartyError, int], None] = _not_without
 
     @classmethod
     def begin(
@@ -136,13 +144,13 @@ class NewRows:
         The active party's part.
     known : ndarray of shape (n_rows, n_parties), dtype bool
         Who knows which row.
-    replies : list of Reply
-        What the other parties say of them.
+    replies : list of (Reply or None)
+        What the other parties say of them; None of one that could not be reached.
     """
 
     columns: Columns
     known: np.ndarray
-    replies: list[Reply]
+    replies: list[Reply | None]
 
     @property
     def own(self) -> np.ndarray:
@@ -165,7 +173,9 @@ class NewRows:
             Zero where a party does not know the row.
         """
         own = local_latents(session, encoder, self.columns, self.own)
-        return np.stack([own, *[reply.latents for reply in self.replies]], axis=2)
+        nothing = np.zeros_like(own)
+        others = [nothing if reply is None else reply.latents for reply in self.replies]
+        return np.stack([own, *others], axis=2)
 
 
 def look_up(
@@ -190,15 +200,17 @@ def look_up(
     ids = np.arange(len(coalition.table), dtype=np.int64)
     columns, own = coalition.session.features.read(coalition.table, ids)
     wanted = [False] * len(coalition.channels) if trees is None else trees
-    replies = [
-        ask_predictions(
-            channel,
-            coalition.name,
-            ids,
-            scores=scores,
-            latents=latents,
-            trees=of_trees,
-        )
-        for channel, of_trees in zip(coalition.channels, wanted, strict=True)
-    ]
-    return NewRows(columns, np.column_stack([own, *[reply.known for reply in replies]]), replies)
+    replies: list[Reply | None] = []
+    for channel, of_trees in zip(coalition.channels, wanted, strict=True):
+        try:
+            reply = ask_predictions(
+                channel, coalition.name, ids, scores=scores, latents=latents, trees=of_trees
+            )
+        except (PartyUnreachable, SessionExpired) as error:
+            coalition.on_missing(error, len(ids))
+            replies.append(None)
+        else:
+            replies.append(reply)
+    nobody = np.zeros(len(ids), dtype=bool)
+    known = [nobody if reply is None else reply.known for reply in replies]
+    return NewRows(columns, np.column_stack([own, *known]), replies)

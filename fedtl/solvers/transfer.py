@@ -171,7 +171,7 @@ class TransferModel:
         alone: list[np.ndarray | None] = []
         for reply, pair in zip(rows.replies, self.pairs, strict=True):
             both, single = None, None
-            if pair is not None and scores:
+            if reply is not None and pair is not None and scores:
                 directions = np.zeros((len(rows.known), pair.directions.shape[1]))
                 for piece, encoded in self.session.features.chunks(rows.columns, rows.own):
                     mapped = encoded @ pair.directions[1:] + pair.directions[0]
@@ -197,12 +197,14 @@ class TransferModel:
         ndarray of shape (n_rows, n_parties * n_outputs), dtype float64
             Less the mean target; zero where a party does not know the row.
         """
-        own = [seen.experts.anchor, *seen.experts.alone]
-        parts = [
-            np.where(seen.known[:, [party]], score - self.prior, 0.0)
-            for party, score in enumerate(own)
-            if score is not None
-        ]
+        own = seen.experts.anchor
+        parts = [np.where(seen.known[:, [ACTIVE]], own - self.prior, 0.0)]
+        for party, pair in enumerate(self.pairs, start=1):
+            score = seen.experts.alone[party - 1]
+            if score is not None:
+                parts.append(np.where(seen.known[:, [party]], score - self.prior, 0.0))
+            elif pair is not None:  # it could not be reached
+                parts.append(np.zeros_like(own))
         return np.hstack(parts)
 
     def groups(self, known: np.ndarray) -> Iterator[tuple[Served | None, np.ndarray]]:

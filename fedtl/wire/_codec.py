@@ -2,8 +2,10 @@
 
 An encoded message is a valid safetensors file: eight bytes of header length, a JSON header, raw
 little-endian tensors. The scalars and the message's kind are JSON in the header's metadata. The
-header is written here, so that a message's exact size is known without encoding it; it is read
-by the safetensors library, which checks offsets and lengths before anything is allocated.
+header is written and read here, so that a message's exact size is known without encoding it, and
+its tensors are views of the bytes that came. What the safetensors library refuses is refused,
+before any memory is taken, and so are names that come twice, entries that it would overlook, and
+element types that no message has.
 """
 
 from __future__ import annotations
@@ -11,10 +13,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
-import safetensors
 
 from fedtl.wire._message import Message, Tensor, WireError, check, lookup
 
@@ -29,6 +30,9 @@ _CODES = {
     "float64": "F64",
 }
 _DTYPES = {code: np.dtype(name) for name, code in _CODES.items()}
+_MAX_AXES = 32
+_SCALARS = json.JSONEncoder(allow_nan=False)
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -113,16 +117,14 @@ def decode(data: bytes, limits: Limits | None = None) -> Message:
     WireError
         If the bytes are no message, break a limit, or break the declared schema.
     """
-    _check_limits(data, limits or Limits())
+    size = _header_bytes(data, limits or Limits())
     try:
-        metadata = _metadata(data)
-        parts = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
-    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        raise WireError(f"no message: {error}") from None
-    cls = lookup(metadata["kind"])
-    values = metadata["scalars"]
-    for name, part in parts.items():
-        values[name] = _array(part)
+        told, tensors = _read_header(data[8 : 8 + size])
+        cls = lookup(told["kind"])
+        values = told["scalars"]
+        values.update(_views(data, 8 + size, tensors))
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, WireError) else WireError(f"no message: {error}") from None
     if set(values) != set(cls.schema):
         raise WireError(
             f"{cls.kind}: expected the fields {sorted(cls.schema)}, got {sorted(values)[:32]}"
@@ -140,7 +142,7 @@ def _header(sent: Message) -> bytes:
     scalars = {
         name: getattr(sent, name) for name, t in sent.schema.items() if not isinstance(t, Tensor)
     }
-    text = json.dumps({"kind": sent.kind, "scalars": scalars}, allow_nan=False)
+    text = _SCALARS.encode({"kind": sent.kind, "scalars": scalars})
     header: dict[str, Any] = {"__metadata__": {"fedtl": text}}
     offset = 0
     for name, value in _tensors(sent):
@@ -151,42 +153,105 @@ def _header(sent: Message) -> bytes:
             "data_offsets": (offset, end),
         }
         offset = end
-    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded = _COMPACT.encode(header).encode()
     return encoded.ljust(math.ceil(len(encoded) / 8) * 8)
 
 
-def _check_limits(data: bytes, limits: Limits) -> None:
+def _header_bytes(data: bytes, limits: Limits) -> int:
     limits.allow(len(data))
     header = int.from_bytes(data[:8], "little")
     if len(data) < 8 or header > len(data) - 8:
         raise WireError("no message: truncated")
     if header > limits.header_bytes:
         raise WireError(f"header of {header} bytes, at most {limits.header_bytes} accepted")
+    return header
 
 
-def _metadata(data: bytes) -> dict[str, Any]:
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+def _read_header(header: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the metadata say, and name and declaration of each tensor."""
+    if not header.startswith(b"{"):
+        raise ValueError("a header is a JSON object from its first byte on")
+    tensors = _HEADER.decode(header.decode())
     try:
-        metadata = json.loads(header["__metadata__"]["fedtl"])
-        well_formed = set(metadata) == {"kind", "scalars"} and isinstance(metadata["scalars"], dict)
-    except (KeyError, TypeError):
+        metadata = tensors.pop("__metadata__")
+        metadata["fedtl"].encode()  # half a surrogate pair is no UTF-8
+        told = _METADATA.decode(metadata["fedtl"])
+        well_formed = len(metadata) == 1 and isinstance(told, dict)
+        well_formed = well_formed and set(told) == {"kind", "scalars"}
+    except (KeyError, TypeError, AttributeError):
         well_formed = False
-    if not well_formed:
+    if not (well_formed and isinstance(told["scalars"], dict)):
         raise ValueError("metadata is missing or malformed")
-    return metadata
+    return told, tensors
 
 
-def _array(part: dict[str, Any]) -> np.ndarray:
-    if part["dtype"] not in _DTYPES:
-        raise WireError(f"element type {part['dtype']} is not accepted")
-    dtype = _DTYPES[part["dtype"]]
-    array = np.frombuffer(bytes(part["data"]), dtype=dtype.newbyteorder("<"))
-    if dtype.kind == "b" and len(array) and array.view(np.uint8).max() > 1:
+def _views(data: bytes, start: int, tensors: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the tensors, which must fill the bytes from `start` on without a gap."""
+    views, end = {}, 0
+    for name, told in sorted(tensors.items(), key=_offsets):
+        dtype, shape = _DTYPES.get(told["dtype"]), told["shape"]
+        if dtype is None:
+            raise WireError(f"element type {str(told['dtype'])[:20]} is not accepted")
+        count = math.prod(shape)
+        if told["data_offsets"] != [end, end + count * dtype.itemsize]:
+            raise ValueError(f"the bytes of tensor {name[:80]!r} are not where and as many as told")
+        end += count * dtype.itemsize
+        if start + end > len(data):
+            raise ValueError("truncated")
+        views[name] = _view(data, start + end - count * dtype.itemsize, dtype, shape)
+    if start + end != len(data):
+        raise ValueError("bytes that belong to no tensor")
+    return views
+
+
+def _offsets(named: tuple[str, Any]) -> list[int]:
+    """Return where a tensor begins and ends, once its declaration is one."""
+    told = named[1]
+    if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError("a tensor has a dtype, a shape and offsets")
+    offsets, shape = told["data_offsets"], told["shape"]
+    for numbers in (offsets, shape):
+        if not isinstance(numbers, list) or not all(type(n) is int and n < 2**63 for n in numbers):
+            raise ValueError("offsets and lengths are whole numbers below 2**63")
+    if len(offsets) != 2 or len(shape) > _MAX_AXES or type(told["dtype"]) is not str:
+        raise ValueError(f"a tensor has a type, two offsets and at most {_MAX_AXES} axes")
+    return offsets
+
+
+def _view(data: bytes, start: int, dtype: np.dtype, shape: list[int]) -> np.ndarray:
+    count = math.prod(shape)
+    if not count:  # NumPy has no empty view behind the last byte
+        data, start = b"", 0
+    stored = dtype.newbyteorder("<")
+    view = np.frombuffer(data, stored, count, start)
+    if not view.flags.aligned:
+        view = np.frombuffer(data[start : start + view.nbytes], stored)
+    if dtype.kind == "b" and count and view.view(np.uint8).max() > 1:
         raise WireError("a byte of a bool tensor is neither 0 nor 1")
-    try:
-        return array.reshape(part["shape"]).astype(dtype, copy=False)
-    except (ValueError, OverflowError) as error:
-        raise WireError(f"no message: {error}") from None
+    return view.reshape(shape).astype(dtype, copy=False)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a name comes twice")
+    return entries
+
+
+def _whole(digits: str) -> int:
+    if digits.startswith("-"):
+        raise ValueError("a negative offset or length")
+    return int(digits)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant[:20]} is no offset and no length")
+
+
+_METADATA = json.JSONDecoder(object_pairs_hook=_unique)
+_HEADER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_whole, parse_float=_refuse, parse_constant=_refuse
+)
 
 
 def _little_endian(value: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtl import Encoder
-from fedtl.alignment import AlignmentCache, KeyList, canonical_ids
+from fedtl.alignment import AlignmentCache, KeyList, SharedCache, canonical_ids
 from fedtl.exceptions import PartyError, PolicyRefusal, StaleAlignment
 from fedtl.federation import InProcessChannel, Ledger
 from fedtl.parties import KeyedTable, PartyService, Policy, Table
@@ -232,6 +232,38 @@ def test_a_table_that_has_changed_is_aligned_anew_and_never_gives_other_rows():
     # Ids that were not asked about yet bring the new list by themselves.
     channel._service.table = KeyedTable("shop", frame(IDS))
     assert rows_of(channel, align(channel, IDS, cache=cache)) == list(range(60))
+
+
+def test_ids_that_were_unknown_are_found_once_the_party_has_them():
+    channel, cache = party(IDS[:50]), AlignmentCache()
+    align(channel, IDS[:5], cache=cache)
+    assert align(channel, IDS[50:], cache=cache).max() < 0
+    before = channel._service.usage.aligned_ids
+    assert align(channel, IDS[50:], cache=cache).max() < 0
+    assert channel._service.usage.aligned_ids == before == 15
+    channel._service.table = KeyedTable("shop", frame(IDS), n_threads=1)
+    assert rows_of(channel, align(channel, IDS[50:], cache=cache)) == list(range(50, 60))
+
+
+def test_processes_that_share_a_cache_ask_about_each_id_once(tmp_path):
+    channel, cache = party(), AlignmentCache()
+    align(channel, IDS[:10], cache=cache)
+    first = SharedCache.share(cache, tmp_path / "folder")
+    second = SharedCache(tmp_path / "folder")
+    whole = align(channel, [*IDS, "x"], cache=second)
+    assert channel._service.usage.aligned_ids == 61
+    messages = channel._ledger.messages
+    np.testing.assert_array_equal(align(channel, [*IDS, "x"], cache=first), whole)
+    assert channel._ledger.messages == messages
+    for path in [tmp_path / "folder", *(tmp_path / "folder").iterdir()]:
+        assert path.stat().st_mode & 0o077 == 0
+    first.forget("shop")
+    align(channel, IDS, cache=second)
+    assert channel._service.usage.aligned_ids == 121
+    first.remove()
+    assert list(tmp_path.iterdir()) == []
+    np.testing.assert_array_equal(align(channel, IDS, cache=second), whole[:60])
+    assert channel._service.usage.aligned_ids == 121
 
 
 def test_a_table_that_changes_in_the_middle_of_an_alignment_is_an_error_that_says_so():

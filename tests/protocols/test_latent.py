@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedtl import Encoder
+from fedtl.exceptions import PartyError
 from fedtl.federation import InProcessChannel, Ledger
 from fedtl.learning.network import Head, PartyEncoder, swap_noise
 from fedtl.learning.training import RECONSTRUCTION, SWAP_SHARE, WEIGHT_DECAY
@@ -224,6 +225,21 @@ def test_a_batch_without_a_row_of_the_party_teaches_it_nothing():
     assert empty.shape == (MEMBERS, 0, COMPONENTS)
     latent.exchange(border, "s", np.arange(3), empty)
     assert kept_encoder(border, "latent.training").training.schedule.done == 0
+
+
+def test_a_refused_exchange_teaches_nothing_and_a_batch_is_learnt_from_once():
+    border = channels()[0]
+    opened([border])
+    nothing = np.empty((MEMBERS, 0, COMPONENTS), np.float32)
+    z = latent.exchange(border, "s", np.arange(3), nothing)
+    schedule = kept_encoder(border, "latent.training").training.schedule
+    with pytest.raises(PartyError, match="a row was asked for that it does not know"):
+        latent.exchange(border, "s", np.array([3]), np.ones_like(z))
+    assert schedule.done == 0
+    latent.exchange(border, "s", np.empty(0, np.int64), np.ones_like(z))
+    with pytest.raises(PartyError, match="a gradient came that belongs to no batch"):
+        latent.exchange(border, "s", np.arange(3), np.ones_like(z))
+    assert schedule.done == 1
 
 
 def test_a_training_goes_on_from_the_encoder_that_was_kept():

@@ -17,6 +17,7 @@ from fedtl.wire import (
     Close,
     Closed,
     ConversationLost,
+    Describe,
     Failure,
     Frame,
     Limits,
@@ -365,6 +366,22 @@ def test_quotas_are_renewed_by_a_new_day_and_not_by_a_clock_that_is_put_back(end
         with pytest.raises(PolicyRefusal):
             asking.ask(opening("b"))
     asking.ask(opening("b"))
+
+
+def test_a_description_tells_what_is_used_of_the_quotas_of_today(endpoint, monkeypatch):
+    shop = endpoint(Policy(max_fits=3))
+    asking, days = Asking(shop), ["2026-05-01"]
+    monkeypatch.setattr("fedtl.server._usage._today", lambda: days[-1])
+    asking.ask(opening("a"))
+
+    def used():
+        return json.loads(asking.ask(Describe()).text.tobytes())["fits"]["used"]
+
+    assert used() == 1
+    days.append("2026-05-02")
+    assert used() == 0
+    days.append("2026-05-01")
+    assert used() == 0
 
 
 def test_a_fit_needs_an_approval_where_the_party_says_so(endpoint, tmp_path):

@@ -229,16 +229,22 @@ def test_training_on_is_refused_and_changes_nothing(world, data):
 
 def test_cross_validation_in_workers_leaves_no_session_behind(world, data):
     made = data()
-    there = world(made, policy=Policy(max_fits=6))
+    there = world(made, policy=Policy(max_fits=6, max_aligned_ids=len(made.y)))
     federation = there.connect()
     clf = active(made, solver="moments", federation=federation)
-    scores = [cross_val_score(clf, made.own, made.y, cv=3, n_jobs=n) for n in (1, 2)]
+    scores = [cross_val_score(clf, made.own, made.y, cv=3, n_jobs=n) for n in (2, 1)]
     assert_array_equal(*scores)
     assert scores[0].mean() > 0.75
     wait_for(lambda: there.n_sessions == {"shop": 0})
-    assert federation.describe()["shop"]["fits"] == {"allowed": 6, "used": 6}
+    told = federation.describe()["shop"]
+    assert told["fits"] == {"allowed": 6, "used": 6}
+    # Each id once, whichever process asked.
+    assert told["aligned_ids"] == {"allowed": len(made.y), "used": len(made.y)}
     with pytest.raises(PolicyRefusal, match="allows 6 fits; all are used"):
         clf.fit(made.own, made.y)
+    assert len(list((there.folder / "bank" / "alignments").iterdir())) == 1
+    federation.close()
+    assert list((there.folder / "bank" / "alignments").iterdir()) == []
 
 
 def test_a_grid_search_in_workers_keeps_the_session_of_the_best_alone(world, data):

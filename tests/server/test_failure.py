@@ -1,11 +1,13 @@
 """Killed, cut off, slow or full: a fit goes on to the same model, or stops and says what to do."""
 
+import datetime
 import json
 import resource
 import socket
 import threading
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from benchmarks.remote import Proxy
 from fedtl import FederatedTransferClassifier
 from fedtl.exceptions import PartyError, PartyUnreachable, PolicyRefusal, SessionExpired
 from fedtl.federation import Federation
+from fedtl.parties import Policy
 from fedtl.server import verify
 
 SETTINGS = {"lr": 0.03, "n_folds": 2, "random_state": 0, "n_components": 4}
@@ -29,6 +32,14 @@ def estimator(made, federation, **changed):
     return FederatedTransferClassifier(
         [made.parties[0]], federation=federation, **SETTINGS | changed
     )
+
+
+def nothing_is_left(there, *estimators):
+    """Close handles: no session is open then, and the audit log is as it was written."""
+    for clf in estimators:
+        clf.federation.close()
+    assert there.n_sessions == {"shop": 0}
+    assert verify(there.audit_log()).problems == []
 
 
 def is_unfitted(clf):
@@ -104,7 +115,10 @@ def test_a_party_that_stays_away_ends_the_fit_in_time(process, data, identities,
     assert is_unfitted(clf)
 
 
-def test_a_connection_that_is_cut_for_seconds_changes_nothing(world, data):
+@pytest.mark.parametrize(
+    "seconds", [(1.5, 1.5), pytest.param((10.0,), marks=pytest.mark.slow)], ids=["twice", "long"]
+)
+def test_a_connection_that_is_cut_for_seconds_changes_nothing(world, data, seconds):
     made = data()
     there = world(made)
     proxy = Proxy(there.servers["shop"].address)
@@ -113,9 +127,9 @@ def test_a_connection_that_is_cut_for_seconds_changes_nothing(world, data):
     federation = connect(there.folder, proxy.address)
 
     def cut():
-        for _ in range(2):
+        for each in seconds:
             proxy.cut()
-            time.sleep(1.5)
+            time.sleep(each)
             proxy.up = True
             time.sleep(0.3)
 
@@ -124,8 +138,8 @@ def test_a_connection_that_is_cut_for_seconds_changes_nothing(world, data):
     assert_array_equal(clf.predict_proba(made.own), whole.predict_proba(made.own))
     assert clf.ledger_.rows() == whole.ledger_.rows()
     assert there.servers["shop"].endpoint.caller("bank").service.usage.fits == 2
-    assert verify(there.audit_log()).problems == []
     federation.close()
+    nothing_is_left(there, clf, whole)
 
 
 def test_bytes_on_the_socket_are_those_of_the_ledger(world, data):
@@ -156,6 +170,7 @@ def test_a_party_that_is_slower_than_the_deadline_is_not_waited_for(world, data,
     assert is_unfitted(impatient)
     patient = estimator(made, there.connect(), solver="moments").fit(made.own, made.y)
     assert patient.predict(made.own).shape == made.y.shape
+    nothing_is_left(there, impatient, patient)
 
 
 def test_two_callers_at_once_do_not_see_one_another(world, data):
@@ -179,6 +194,42 @@ def test_two_callers_at_once_do_not_see_one_another(world, data):
     assert_array_equal(*[clf.predict_proba(made.own) for clf in models.values()])
     callers = {json.loads(line).get("caller") for line in there.audit_log().open()}
     assert callers == {None, "bank", "rival"}
+    nothing_is_left(there, *models.values())
+
+
+def test_a_clock_that_jumps_in_the_middle_of_a_fit_changes_nothing(world, data, monkeypatch):
+    made = data()
+    there = world(made, policy=Policy(max_fits=2))
+    settings = {"solver": "latent", "max_iter": 60}
+    whole = estimator(made, there.connect(), **settings).fit(made.own, made.y)
+    now = [datetime.datetime.now(datetime.UTC)]
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return now[-1]
+
+    fake = SimpleNamespace(datetime=Clock, UTC=datetime.UTC)
+    for module in ("_audit", "_usage"):
+        monkeypatch.setattr(f"fedtl.server.{module}.datetime", fake)
+
+    def jump():
+        for days in (-400, 3):
+            now.append(now[0] + datetime.timedelta(days=days))
+            time.sleep(0.1)
+
+    clf = estimator(made, there.connect(), **settings)
+    assert during(clf, made, 30, jump) == []
+    assert_array_equal(clf.predict_proba(made.own), whole.predict_proba(made.own))
+    # It is another day, on which a clock that is put back gives nothing for a second time.
+    for _ in range(2):
+        clf.fit(made.own, made.y)
+    now.append(now[0])
+    with pytest.raises(PolicyRefusal, match="allows 2 fits"):
+        clf.fit(made.own, made.y)
+    times = [json.loads(line)["time"] for line in there.audit_log().open()]
+    assert times != sorted(times)
+    nothing_is_left(there, clf, whole)
 
 
 def test_a_full_disk_stops_the_answers_and_the_log_verifies(process, data, identities, tmp_path):

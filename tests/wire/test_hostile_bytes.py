@@ -5,6 +5,7 @@ from typing import Annotated
 
 import numpy as np
 import pytest
+import safetensors
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +47,15 @@ def framed(header, body=b""):
     return len(header).to_bytes(8, "little") + header + body
 
 
+def agree(data, received):
+    """Hold what was accepted against the safetensors library, which reads it bit by bit alike."""
+    theirs = dict(safetensors.deserialize(data))
+    assert set(theirs) == {"known", "table"}
+    for name, part in theirs.items():
+        mine = getattr(received, name)
+        assert (list(mine.shape), mine.tobytes()) == (list(part["shape"]), bytes(part["data"]))
+
+
 def test_the_forge_itself_makes_a_message():
     assert decode(forged()).text == "é"
 
@@ -83,6 +93,7 @@ def test_a_flipped_byte_gives_a_checked_message_or_a_wire_error(position, value)
     except WireError:
         return
     check(received)
+    agree(bytes(data), received)
     assert received.kind in {"test.target/1"}
     assert decode(encode(received)).count == received.count
 
@@ -110,11 +121,13 @@ def test_a_tensor_that_lies_about_itself_is_refused(lie):
     def change(header):
         header["table"] = lie
 
+    data = forged(change)
     try:
-        received = decode(forged(change))
+        received = decode(data)
     except WireError:
         return
     check(received)
+    agree(data, received)
     assert received.table.nbytes == 48
 
 
@@ -147,6 +160,7 @@ def test_any_other_json_in_any_place_gives_a_checked_message_or_a_wire_error(val
     except WireError:
         return
     check(received)
+    agree(data, received)
     assert type(received.count) is int
 
 
@@ -192,6 +206,61 @@ def test_deeply_nested_headers_are_refused():
     refused(framed(deep), limits=Limits(header_bytes=len(deep)))
     deep = b"[" * 200_000
     refused(framed(deep), limits=Limits(header_bytes=len(deep)))
+
+
+TEXT = DATA[8 : 8 + HEADER].decode().rstrip()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("[0,2]", "[-0,2]"),
+        ("[0,2]", "[0.0,2]"),
+        ("[0,2]", "[false,2]"),
+        ("[0,2]", "[0,2,2]"),
+        ("[0,2]", "[0,1]"),
+        ("[0,2]", "[1,2]"),
+        ("[2,50]", "[0,48]"),
+        ("[2,50]", "[3,51]"),
+        ("[2,50]", "[2,49]"),
+        ("[2,50]", "[50,2]"),
+        ('"shape":[2]', '"shape":[-2]'),
+        ('"shape":[2]', '"shape":[2e0]'),
+        ('"shape":[2]', '"shape":[Infinity]'),
+        ('"shape":[2]', '"shape":2'),
+        ('"shape":[2]', '"shape":[2' + ",1" * 40 + "]"),
+        ('"shape":[2]', '"shape":[2],"more":1'),
+        ('"shape":[2]', '"shape":[2],"shape":[2]'),
+        ('"dtype":"BOOL"', '"dtype":["BOOL"]'),
+        ('"known":', '"table":'),
+        ('"known":{', '"known":null,"other":{'),
+        ("{", " {"),
+        ("{", "\ufeff{"),
+        ('"__metadata__":{', '"__metadata__":{"more":"",'),
+        ("test.target", "test.\\ud800target"),
+        ('\\"kind\\":', '\\"kind\\":1,\\"kind\\":'),
+    ],
+)
+def test_a_header_that_could_be_read_in_two_ways_is_refused(before, after):
+    assert before in TEXT
+    refused(framed(TEXT.replace(before, after, 1).encode(), DATA[8 + HEADER :]), "no message")
+
+
+def test_a_header_in_another_encoding_is_refused():
+    for encoding in ("utf-16", "utf-16-le", "utf-32", "latin-1"):
+        refused(framed((TEXT + "\u00e9").encode(encoding), DATA[8 + HEADER :]))
+
+
+def test_tensors_may_come_in_any_order_and_anywhere_in_memory():
+    def turned(header):
+        return dict(reversed(header.items()))
+
+    for padding in range(8):  # the tensors begin at any address
+        header = json.dumps(turned(json.loads(TEXT))) + " " * padding
+        received = decode(framed(header.encode(), DATA[8 + HEADER :]))
+        assert received.table.flags.aligned
+        assert not received.table.flags.writeable
+        np.testing.assert_array_equal(received.table, SENT.table)
 
 
 def test_a_file_of_tensors_that_is_no_message_is_refused():
