@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from fedtl import FederatedFineTuner
+from fedtl.exceptions import DroppedPartyWarning, PartyError
 from fedtl.learning.strategies import Median, MultiKrum, TrimmedMean
 from fedtl.protocols import rounds
 
@@ -101,11 +103,13 @@ def main() -> None:
     """Print mean and standard deviation of each variant."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("parts", nargs="*", default=["personal", "iid", "skewed"])
+    parser.add_argument("parts", nargs="*", default=["personal", "dropout", "iid", "skewed"])
     options = parser.parse_args()
     seeds = range(options.seeds)
     if "personal" in options.parts:
         personalised({seed: Data(seed, 0.3, 0.5) for seed in seeds})
+    if "dropout" in options.parts:
+        dropout({seed: Data(seed, 0.3, 0.25) for seed in seeds})
     for kind, alpha in (("iid", None), ("skewed", 0.3)):
         if kind in options.parts:
             robust(kind, {seed: Data(seed, alpha, 0.25) for seed in seeds})
@@ -139,6 +143,22 @@ def robust(kind: str, data: dict[int, Data]) -> None:
         for attack, run in (("no attack", _clean), ("two of ten hostile", poisoned)):
             scores = [run(partial(data[s].score, s, strategy=rule, **ROBUST)) for s in data]
             show(f"{kind}, {name}, {attack}", scores)
+
+
+def dropout(data: dict[int, Data]) -> None:
+    """Show what it costs that half of the parties, others each time, drop out of every round."""
+    answer = rounds.answer_round
+
+    def half(recipe: Any, party: Any, request: Any) -> Any:
+        order = np.random.default_rng(request.index).permutation(N_PARTIES)
+        if int(party.name) in order[: N_PARTIES // 2]:
+            raise PartyError(party.name, "dropped out")
+        return answer(recipe, party, request)
+
+    show("skewed, all reply", [data[s].score(s) for s in data])
+    with mock.patch.object(rounds, "answer_round", half), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DroppedPartyWarning)
+        show("skewed, half drop out of each round", [data[s].score(s) for s in data])
 
 
 def _clean(run: Callable[[], float]) -> float:

@@ -358,7 +358,7 @@ def answer_round(recipe: LocalRecipe, party: PartyService, request: Round) -> Re
             steps_before=steps_before(memory),
         )
         update = state.strategy.at_party(problem, request.vectors, memory)
-    vectors = update.vectors.astype(np.float32)
+    vectors = update.vectors.astype(np.float32, copy=False)
     if not (np.isfinite(vectors).all() and np.isfinite(update.loss)):
         raise DivergenceError(party.name, "its local training came to NaN or infinity")
     memory["personal"] = problem.after.personal

@@ -77,7 +77,9 @@ class CoordinateWise(Robust):
         f = self._n_hostile(len(changes))
         if self.mixing and f:
             order = np.argsort(_squared_distances(changes), axis=1, kind="stable")
-            changes = np.stack([changes[near].mean(axis=0) for near in order[:, : len(changes) - f]])
+            changes = np.stack(
+                [changes[near].mean(axis=0) for near in order[:, : len(changes) - f]]
+            )
         return {"parameters": state["parameters"] + self._middle(changes, f)}
 
     @abstractmethod
