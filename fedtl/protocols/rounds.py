@@ -420,7 +420,9 @@ def answer_compare(recipe: LocalRecipe, party: PartyService, request: Compare) -
     state.deployed = request.deploy
     if request.deploy == "best":
         finite = [n for n in MODELS if np.isfinite(candidates[n].shared).all()]
-        state.deployed = max(finite, key=lambda n: (said[n][1], -said[n][0]))
+        # Where targets are no classes, what was trained for decides, whatever loss it is.
+        classes = plan.n_classes > 0
+        state.deployed = max(finite, key=lambda n: (said[n][1] if classes else 0.0, -said[n][0]))
     chosen = candidates[state.deployed]
     if state.deployed != "federated":
         memory |= {"model": chosen.shared, "buffers": chosen.buffers}
