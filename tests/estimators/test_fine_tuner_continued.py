@@ -11,6 +11,7 @@ from torch import nn
 
 from fedtl import FederatedFineTuner
 from fedtl.persistence import PersistenceError, load, save
+from fedtl.protocols import rounds
 
 ALL_ROWS = {"batch_size": 150, "lr": 0.5}  # one step a round: rounds draw nothing
 
@@ -128,3 +129,29 @@ def test_a_net_that_transforms_does_so_federated(digits):
     np.testing.assert_array_equal(tuner.transform(X), tuner.estimator_.transform(X))
     assert not hasattr(FederatedFineTuner(mlp()), "transform")
     assert not hasattr(FederatedFineTuner(SGDClassifier()), "transform")
+
+
+def test_the_best_model_for_targets_that_are_no_classes_has_the_least_loss(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(240, 3)).astype(np.float32)
+    party = np.arange(240) % 3
+    y = (X[:, 0] * (party - 1.0) + rng.normal(size=240) > 0).astype(float)
+    answer, replies = rounds.answer_compare, []
+
+    def noting(*args):
+        replies.append(answer(*args))
+        return replies[-1]
+
+    monkeypatch.setattr(rounds, "answer_compare", noting)
+    FederatedFineTuner(
+        nn.Linear(3, 1),
+        criterion=nn.BCEWithLogitsLoss(),  # scores are logits: their R2 says nothing
+        deploy="best",
+        n_rounds=4,
+        lr=0.5,
+        random_state=0,
+    ).fit(X, y, sample_party=party)
+    assert len(replies) == 3
+    for reply in replies:
+        assert reply.deployed == rounds.MODELS[int(np.argmin(reply.losses))]
+    assert any(np.argmax(reply.scores) != np.argmin(reply.losses) for reply in replies)
