@@ -19,7 +19,9 @@ BENCHMARKS = {
 def main() -> None:
     """Print one line for each ratio: median, range, bound."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join([*BENCHMARKS, 'alignment'])}")
+    parser.add_argument(
+        "names", nargs="*", help=f"of {', '.join([*BENCHMARKS, 'alignment', 'peers'])}"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--install",
@@ -30,6 +32,7 @@ def main() -> None:
     benchmarks = {
         **BENCHMARKS,
         "alignment": lambda repeats: psi.alignment(repeats, options.install),
+        "peers": lambda repeats: rounds.peers(repeats, options.install),
     }
     print(f"{platform.python_implementation()} {platform.python_version()}")
     for name in options.names or benchmarks:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,7 +22,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from fedtl import FederatedFineTuner
-from fedtl.learning.strategies import MultiKrum, TrimmedMean
+from fedtl.exceptions import DroppedPartyWarning, PartyError
+from fedtl.learning.strategies import Median, MultiKrum, TrimmedMean
 from fedtl.protocols import rounds
 
 N_PARTIES = 10
@@ -101,14 +103,16 @@ def main() -> None:
     """Print mean and standard deviation of each variant."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("parts", nargs="*", default=["personal", "robust"])
+    parser.add_argument("parts", nargs="*", default=["personal", "dropout", "iid", "skewed"])
     options = parser.parse_args()
     seeds = range(options.seeds)
     if "personal" in options.parts:
         personalised({seed: Data(seed, 0.3, 0.5) for seed in seeds})
-    if "robust" in options.parts:
-        robust("iid", {seed: Data(seed, None, 0.25) for seed in seeds})
-        robust("skewed", {seed: Data(seed, 0.3, 0.25) for seed in seeds})
+    if "dropout" in options.parts:
+        dropout({seed: Data(seed, 0.3, 0.25) for seed in seeds})
+    for kind, alpha in (("iid", None), ("skewed", 0.3)):
+        if kind in options.parts:
+            robust(kind, {seed: Data(seed, alpha, 0.25) for seed in seeds})
 
 
 def personalised(data: dict[int, Data]) -> None:
@@ -129,14 +133,32 @@ def robust(kind: str, data: dict[int, Data]) -> None:
     """Show what robust rules cost, and what they save."""
     rules: dict[str, Any] = {
         "fedavg": "fedavg",
-        "median": "median",
-        "trimmed mean": TrimmedMean(0.2),
-        "multi-krum": MultiKrum(0.2),
+        "median": Median(),
+        "median without mixing": Median(mixing=False),
+        "trimmed mean": TrimmedMean(),
+        "trimmed mean without mixing": TrimmedMean(mixing=False),
+        "multi-krum": MultiKrum(),
     }
     for name, rule in rules.items():
         for attack, run in (("no attack", _clean), ("two of ten hostile", poisoned)):
             scores = [run(partial(data[s].score, s, strategy=rule, **ROBUST)) for s in data]
             show(f"{kind}, {name}, {attack}", scores)
+
+
+def dropout(data: dict[int, Data]) -> None:
+    """Show what it costs that half of the parties, others each time, drop out of every round."""
+    answer = rounds.answer_round
+
+    def half(recipe: Any, party: Any, request: Any) -> Any:
+        order = np.random.default_rng(request.index).permutation(N_PARTIES)
+        if int(party.name) in order[: N_PARTIES // 2]:
+            raise PartyError(party.name, "dropped out")
+        return answer(recipe, party, request)
+
+    show("skewed, all reply", [data[s].score(s) for s in data])
+    with mock.patch.object(rounds, "answer_round", half), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DroppedPartyWarning)
+        show("skewed, half drop out of each round", [data[s].score(s) for s in data])
 
 
 def _clean(run: Callable[[], float]) -> float:

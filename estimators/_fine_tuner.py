@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context, clone, is_classifier
-from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import (
-    ClassifierTags,
-    RegressorTags,
-    check_array,
-    check_random_state,
-    column_or_1d,
-    get_tags,
-)
+from sklearn.base import _fit_context, clone
+from sklearn.utils import check_array, check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
-from fedtl.estimators._parties import as_table
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
+from fedtl.estimators._tuned import TunedEstimator
 from fedtl.federation import Ledger
 from fedtl.inspection import TuningReport
 from fedtl.learning.compression import Compression
@@ -38,21 +29,8 @@ from fedtl.solvers.checkpoint import Checkpoint, fingerprint
 from fedtl.solvers.rounds import Schedule
 from fedtl.solvers.tuning import Comparison, Job, TunedModel, held_out_shares, tune
 
-_CLASSIFYING = (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss, torch.nn.MultiMarginLoss)
 
-
-def _has(method: str) -> Any:
-    def check(tuner: FederatedFineTuner) -> bool:
-        if isinstance(tuner.estimator, torch.nn.Module):
-            return bool(tuner._classifies())
-        if method == "predict_proba" and not is_classifier(tuner.estimator):
-            return False  # skorch's regressors have one too
-        return hasattr(tuner.estimator, method)
-
-    return check
-
-
-class FederatedFineTuner(RowwiseEstimator):
+class FederatedFineTuner(TunedEstimator):
     """Train one model on the rows of several parties, without pooling them.
 
     In every round some parties receive the shared parameters, train them on their own rows, and
@@ -113,6 +91,9 @@ class FederatedFineTuner(RowwiseEstimator):
         it saved.
     checkpoint_every : int, default=1
         Rounds between saves.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the model of the last `fit`, personal parameters included; what
+        else a strategy remembers starts anew.
     federation : Simulation or None, default=None
         How the parties are reached. None simulates them in this process.
     random_state : int, RandomState or None, default=None
@@ -189,10 +170,9 @@ class FederatedFineTuner(RowwiseEstimator):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "checkpoint": [str, Path, None],
         "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
         "random_state": ["random_state"],
     }
-
-    model_: TunedModel
 
     def __init__(
         self,
@@ -216,6 +196,7 @@ class FederatedFineTuner(RowwiseEstimator):
         batch_size: int = 32,
         checkpoint: Any = None,
         checkpoint_every: int = 1,
+        warm_start: bool = False,
         federation: Any = None,
         random_state: Any = None,
     ) -> None:
@@ -238,6 +219,7 @@ class FederatedFineTuner(RowwiseEstimator):
         self.batch_size = batch_size
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.warm_start = warm_start
         self.federation = federation
         self.random_state = random_state
 
@@ -267,125 +249,58 @@ class FederatedFineTuner(RowwiseEstimator):
         """
         with self._unchanged_on_failure():
             kind_of(self.estimator)
+            start = getattr(self, "model_", None) if self.warm_start else None
+            known = getattr(self, "classes_", None) if start else None
             owners, X = self._read(X, sample_party, reset=True)
-            self._train(split_rows(owners, X, self._read_y(X, y)))
+            y = self._read_y(X, y)
+            if known is not None and not np.array_equal(known, self.classes_):
+                raise ValueError(
+                    f"warm_start: y has the classes {self.classes_}, the last fit had {known}"
+                )
+            self._train(split_rows(owners, X, y), self.n_rounds, start)
             return self
 
-    def predict(self, X: Any, sample_party: Any = None) -> np.ndarray:
-        """Predict classes or numbers.
-
-        Parameters
-        ----------
-        X : array-like or dataframe of shape (n_rows, ...)
-            Rows.
-        sample_party : array-like of shape (n_rows,), default=None
-            Whose row is whose, if known and no column of X.
-
-        Returns
-        -------
-        ndarray of shape (n_rows,) or (n_rows, ...)
-            The predictions.
-        """
-        found = self._apply("predict", X, sample_party)
-        return self.classes_[found] if self._classifies() else found
-
-    @available_if(_has("predict_proba"))
-    def predict_proba(self, X: Any, sample_party: Any = None) -> np.ndarray:
-        """Predict probabilities of classes.
-
-        Parameters
-        ----------
-        X : array-like or dataframe of shape (n_rows, ...)
-            Rows.
-        sample_party : array-like of shape (n_rows,), default=None
-            Whose row is whose, if known and no column of X.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_classes)
-            Probabilities in the order of ``classes_``.
-        """
-        return self._apply("predict_proba", X, sample_party)
-
-    @available_if(_has("decision_function"))
-    def decision_function(self, X: Any, sample_party: Any = None) -> np.ndarray:
-        """Return the scores of classes.
-
-        Parameters
-        ----------
-        X : array-like or dataframe of shape (n_rows, ...)
-            Rows.
-        sample_party : array-like of shape (n_rows,), default=None
-            Whose row is whose, if known and no column of X.
-
-        Returns
-        -------
-        ndarray of shape (n_rows,) or (n_rows, n_classes)
-            Scores.
-        """
-        return self._apply("decision_function", X, sample_party)
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy, or for regression the coefficient of determination.
+    @_fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_party: Any = None
+    ) -> FederatedFineTuner:
+        """Train one round more, from where the model stands, on these rows.
 
         Parameters
         ----------
         X : array-like or dataframe of shape (n_rows, ...)
             Rows.
         y : array-like of shape (n_rows,) or (n_rows, ...)
-            True targets.
-        sample_weight : array-like of shape (n_rows,), default=None
-            Weights.
+            Targets.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that y will ever have; needed by the first call of a classifier, where y
+            does not have them all.
+        sample_party : array-like of shape (n_rows,), default=None
+            Whose row is whose, unless `party` names a column.
 
         Returns
         -------
-        float
-            The score.
+        FederatedFineTuner
+            The object itself; history, report and ledger are those of this call.
+
+        Raises
+        ------
+        ValueError
+            As `fit`, and if y has a class that is not one of `classes`.
         """
-        metric = accuracy_score if self._classifies() else r2_score
-        return float(metric(y, self.predict(X), sample_weight=sample_weight))
+        with self._unchanged_on_failure():
+            kind_of(self.estimator)
+            start = getattr(self, "model_", None)
+            owners, X = self._read(X, sample_party, reset=start is None)
+            if start is not None and self._classifies():
+                if classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+                    raise ValueError(f"classes={classes!r} are not those of the first call")
+                classes = self.classes_
+            self._train(split_rows(owners, X, self._read_y(X, y, classes)), 1, start)
+            return self
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = True
-        if self.estimator is None:
-            return tags
-        if not isinstance(self.estimator, torch.nn.Module):
-            wrapped = get_tags(self.estimator)
-            tags.estimator_type = wrapped.estimator_type
-            tags.classifier_tags = wrapped.classifier_tags
-            tags.regressor_tags = wrapped.regressor_tags
-            if tags.classifier_tags is not None:
-                tags.classifier_tags.multi_label = False
-            return tags
-        if self._classifies():
-            tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags()
-        else:
-            tags.estimator_type, tags.regressor_tags = "regressor", RegressorTags()
-        return tags
-
-    def _classifies(self) -> bool:
-        if isinstance(self.estimator, torch.nn.Module):
-            return self.criterion is None or isinstance(self.criterion, _CLASSIFYING)
-        return bool(is_classifier(self.estimator))
-
-    def _read(self, X: Any, sample_party: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the party of each row, and the rows without it as an array."""
-        _check_feature_names(self, X, reset=reset)
-        X = as_table(X) if getattr(X, "ndim", 2) < 3 else np.asarray(X)
-        if reset:
-            self.n_features_in_ = X.shape[1]
-        elif X.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {X.shape[1]} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input"
-            )
-        owners = self._owners(X, sample_party)
-        X = check_array(self._without_party(X), allow_nd=True, estimator=self, input_name="X")
-        return owners, X
-
-    def _read_y(self, X: np.ndarray, y: Any) -> np.ndarray:
-        """Check y; classes become their positions."""
+    def _read_y(self, X: np.ndarray, y: Any, classes: Any = None) -> np.ndarray:
+        """Check y; classes, of `classes` if they are given, become their positions."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None"
@@ -393,7 +308,11 @@ class FederatedFineTuner(RowwiseEstimator):
         if self._classifies():
             y = column_or_1d(y, warn=True)
             check_classification_targets(y)
-            self.classes_, y = np.unique(y, return_inverse=True)
+            self.classes_ = np.unique(y if classes is None else classes)
+            unknown = np.setdiff1d(y, self.classes_)
+            if len(unknown):
+                raise ValueError(f"y has {unknown[:10]}, which are none of {self.classes_}")
+            y = np.searchsorted(self.classes_, y)
             if len(self.classes_) < 2:
                 raise ValueError(f"y has one class, {self.classes_[0]!r}; it needs at least 2")
         else:
@@ -409,7 +328,7 @@ class FederatedFineTuner(RowwiseEstimator):
             )
         return np.asarray(y)
 
-    def _train(self, rows: Mapping[str, Rows]) -> None:
+    def _train(self, rows: Mapping[str, Rows], n_rounds: int, start: TunedModel | None) -> None:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         n_classes = len(self.classes_) if self._classifies() else 0
         shape = Shape(next(iter(rows.values())).X.shape[1], n_classes)
@@ -429,9 +348,10 @@ class FederatedFineTuner(RowwiseEstimator):
             local_epochs=self.local_epochs,
             compression=Compression(True) if compression == "eight_bits" else compression,
             held_out=held_out_shares(self.validation, evidence, list(rows)),
-            schedule=self._schedule,
+            schedule=partial(self._schedule, n_rounds),
             compare=self._compare(),
-            checkpoint=self._checkpoint(rows),
+            checkpoint=self._checkpoint(rows, n_rounds, start),
+            start=start,
         )
         ledger = Ledger()
         services, channels = self._open(rows, answers(job.recipe), ledger)
@@ -465,7 +385,7 @@ class FederatedFineTuner(RowwiseEstimator):
             batch_size=self.batch_size,
         )
 
-    def _schedule(self, n_parties: int) -> Schedule:
+    def _schedule(self, n_rounds: int, n_parties: int) -> Schedule:
         cohort = n_parties if self.cohort is None else self.cohort
         cohort = cohort if isinstance(cohort, Integral) else max(1, round(cohort * n_parties))
         if self.min_parties > min(int(cohort), n_parties):
@@ -473,7 +393,7 @@ class FederatedFineTuner(RowwiseEstimator):
                 f"min_parties={self.min_parties} and a round has {min(int(cohort), n_parties)} "
                 "parties"
             )
-        return Schedule(self.n_rounds, min(int(cohort), n_parties), self.min_parties, self.patience)
+        return Schedule(n_rounds, min(int(cohort), n_parties), self.min_parties, self.patience)
 
     def _compare(self) -> Comparison | None:
         if self.deploy == "federated" and not isinstance(self.validation, Real):
@@ -481,20 +401,16 @@ class FederatedFineTuner(RowwiseEstimator):
         epochs = self.local_epochs * self.n_rounds
         return Comparison(self.deploy, self.fine_tune_epochs, epochs)
 
-    def _checkpoint(self, rows: Mapping[str, Rows]) -> Checkpoint | None:
+    def _checkpoint(
+        self, rows: Mapping[str, Rows], n_rounds: int, start: TunedModel | None
+    ) -> Checkpoint | None:
         """Return where this very training is saved: same data, same parameters."""
         if self.checkpoint is None:
             return None
-        strategy = self.strategy
-        if getattr(strategy, "name", strategy) == "fedbuff":
-            raise ValueError("fedbuff cannot be saved: parties are under way between versions")
-        params = self.get_params(deep=False)
+        params = self.get_params(deep=False) | {"n_rounds": n_rounds}
         for name in ("checkpoint", "checkpoint_every", "federation", "estimator"):
             del params[name]
-        key = fingerprint(params, self.estimator, {n: (own.X, own.y) for n, own in rows.items()})
+        data = {name: (own.X, own.y) for name, own in rows.items()}
+        before = start and (start.shared, start.buffers, start.memories)
+        key = fingerprint(params, self.estimator, (data, before))
         return Checkpoint(Path(self.checkpoint) / key, self.checkpoint_every)
-
-    def _apply(self, method: str, X: Any, sample_party: Any) -> np.ndarray:
-        check_is_fitted(self)
-        owners, X = self._read(X, sample_party, reset=False)
-        return self.model_.apply(method, owners, X)

@@ -102,6 +102,7 @@ def main() -> None:
     for name, params in {
         "each hospital alone": {"deploy": "local"},
         "one model, own batch norms": {"personal": ("batch_norm",)},
+        "the best for each hospital": {"personal": ("batch_norm",), "deploy": "best"},
     }.items():
         tuner = FederatedFineTuner(
             network,

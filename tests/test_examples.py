@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -40,3 +41,24 @@ def test_the_demo_ends_with_a_table_and_saves_its_picture(tmp_path):
     printed = run(ROOT / "examples" / "demo.py", str(tmp_path / "demo.png"))
     assert "centralised" in printed
     assert (tmp_path / "demo.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_hospitals_segment_scans_of_a_nifti_folder(tmp_path):
+    nibabel = pytest.importorskip("nibabel", reason="needs nibabel, fedtl[nifti]")
+    rng = np.random.default_rng(0)
+    for hospital in ("bern", "basel", "genf"):
+        (tmp_path / hospital).mkdir()
+        for case in range(8):
+            mask = np.zeros((40, 36, 3), dtype=np.uint8)
+            row, column = rng.integers(4, 24, 2)
+            mask[row : row + 10, column : column + 10] = 1
+            scan = (3 * mask + rng.normal(size=mask.shape)).astype(np.float32)
+            for name, volume in ((f"{case}", scan), (f"{case}_mask", mask)):
+                image = nibabel.Nifti1Image(volume, np.eye(4))
+                nibabel.save(image, tmp_path / hospital / f"{name}.nii.gz")
+    lines = run(ROOT / "examples" / "unet_hospitals.py", str(tmp_path)).splitlines()
+    assert len(lines) == 3
+    scores = [[float(score) for score in line.split(": ")[-1].split(", ")] for line in lines]
+    assert np.shape(scores) == (3, 3)
+    assert min(scores[0]) > 0.4

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from fedtl.exceptions import PartyError
 from fedtl.federation._ledger import Ledger
 from fedtl.parties import PartyService
-from fedtl.wire import Message, check, decode, encode, encoded_size
+from fedtl.wire import Message, checked_size, decode, encode
 
 R = TypeVar("R", bound=Message)
 
@@ -75,8 +75,7 @@ class InProcessChannel:
             data = encode(sent)
             self._ledger.add(self.name, direction, sent.kind, len(data), sent.protection)
             return decode(data, self._service.policy.limits)
-        check(sent)
-        n_bytes = encoded_size(sent)
+        n_bytes = checked_size(sent)
         self._service.policy.limits.allow(n_bytes)
         self._ledger.add(self.name, direction, sent.kind, n_bytes, sent.protection)
         return sent

@@ -17,7 +17,8 @@ class PersistenceError(ValueError):
 
 
 _CLASSES = ("fedtl", "sklearn", "torch.nn.modules")
-_CLASS_VALUES = ("fedtl", "torch.nn.modules")  # classes that are values themselves, as factories
+# Classes that are values themselves: factories, and optimisers, which are made when training.
+_CLASS_VALUES = ("fedtl", "torch.nn.modules", "torch.optim")
 _FUNCTIONS = ("fedtl.learning", "fedtl.protocols")
 # Parts of these packages that hold nothing a fitted estimator is made of.
 # Compiled code of these takes arrays at their word, and nobody checks them here.
@@ -25,7 +26,7 @@ _UNCHECKED = {"svm", "_gb", "_iforest"}
 _NEVER = {"cli", "conftest", "datasets", "experimental", "externals", "persistence", "tests"}
 # Made by calling them on arguments that they check: extension types, whose inner state is not
 # ours to set, and classes that compiled code takes at their word.
-_CALLED_MODULES = {"sklearn._loss._loss"}
+_CALLED_MODULES = {"sklearn._loss._loss", "sklearn.linear_model._sgd_fast"}
 _CALLED = {
     "scipy.interpolate._bsplines:BSpline": ("t", "c", "k", "extrapolate", "axis"),
     "sklearn.tree._tree:Tree": ("n_features", "n_classes", "n_outputs"),

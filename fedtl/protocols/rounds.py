@@ -358,7 +358,7 @@ def answer_round(recipe: LocalRecipe, party: PartyService, request: Round) -> Re
             steps_before=steps_before(memory),
         )
         update = state.strategy.at_party(problem, request.vectors, memory)
-    vectors = update.vectors.astype(np.float32)
+    vectors = update.vectors.astype(np.float32, copy=False)
     if not (np.isfinite(vectors).all() and np.isfinite(update.loss)):
         raise DivergenceError(party.name, "its local training came to NaN or infinity")
     memory["personal"] = problem.after.personal
@@ -420,7 +420,9 @@ def answer_compare(recipe: LocalRecipe, party: PartyService, request: Compare) -
     state.deployed = request.deploy
     if request.deploy == "best":
         finite = [n for n in MODELS if np.isfinite(candidates[n].shared).all()]
-        state.deployed = max(finite, key=lambda n: (said[n][1], -said[n][0]))
+        # Where targets are no classes, what was trained for decides, whatever loss it is.
+        classes = plan.n_classes > 0
+        state.deployed = max(finite, key=lambda n: (said[n][1] if classes else 0.0, -said[n][0]))
     chosen = candidates[state.deployed]
     if state.deployed != "federated":
         memory |= {"model": chosen.shared, "buffers": chosen.buffers}

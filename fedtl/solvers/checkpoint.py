@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fedtl.learning.strategies import Memory
-from fedtl.solvers.rounds import Progress
+from fedtl.protocols.rounds import Round
+from fedtl.solvers.rounds import Flight, Progress
 
 _COORDINATOR, _PARTIES = "coordinator.safetensors", "parties.safetensors"
 
@@ -70,6 +71,9 @@ class Checkpoint:
             "fit": fit,
             "seed": seed,
         }
+        if progress.flight is not None:
+            more, numbers["flight"] = _pack(progress.flight)
+            tensors |= more
         # Contiguous copies: safetensors writes memory as it lies.
         tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
         save_file(tensors, new / _COORDINATOR, {"fedtl": json.dumps(numbers)})
@@ -117,6 +121,8 @@ class Checkpoint:
                 best=tensors["best"],
                 best_round=numbers["best_round"],
             )
+            if "flight" in numbers:
+                progress.flight = _unpack(numbers["flight"], tensors, numbers["fit"])
             memories: dict[str, Memory] = {name: {} for name in names}
             for name, value in kept.items():
                 index, _, key = name.partition(".")
@@ -163,6 +169,34 @@ def fingerprint(params: Mapping[str, Any], estimator: Any, data: Any) -> str:
         if isinstance(part, torch.nn.Module)
     ]
     return str(joblib.hash((repr(dict(params)), repr(estimator), modules, data)))
+
+
+def _pack(flight: Flight) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    sent = [message for *_, message in flight.under_way]
+    tensors = {
+        "flight.vectors": np.stack([message.vectors for message in sent]),
+        "flight.buffers": np.stack([message.buffers for message in sent]),
+    }
+    numbers = {
+        "random": flight.rng.bit_generator.state,
+        "clock": flight.clock,
+        "n_started": flight.n_started,
+        "under_way": [entry[:4] for entry in flight.under_way],
+    }
+    return tensors, numbers
+
+
+def _unpack(numbers: Any, tensors: Mapping[str, np.ndarray], fit: str) -> Flight:
+    rng = np.random.default_rng()
+    rng.bit_generator.state = numbers["random"]
+    flight = Flight(rng, numbers["clock"], numbers["n_started"])
+    rows = zip(
+        numbers["under_way"], tensors["flight.vectors"], tensors["flight.buffers"], strict=True
+    )
+    for (end, number, name, version), vectors, buffers in rows:
+        sent = Round(fit=fit, index=number, vectors=vectors, buffers=buffers)
+        flight.under_way.append((end, number, name, version, sent))
+    return flight
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], Any]:

@@ -49,6 +49,29 @@ class Schedule:
 
 
 @dataclass(eq=False)
+class Flight:
+    """Which parties are under way, where they are not waited for.
+
+    Parameters
+    ----------
+    rng : Generator
+        Draws durations, and who starts next.
+    clock : float
+        Simulated time.
+    n_started : int
+        Trainings that were started.
+    under_way : list of (float, int, str, int, Round)
+        A heap: when a training ends, its number, the party, the version that it started from, and
+        what was sent.
+    """
+
+    rng: np.random.Generator
+    clock: float = 0.0
+    n_started: int = 0
+    under_way: list[tuple[float, int, str, int, Round]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
 class Progress:
     """Where a training in rounds is: all that has to be saved to go on with it.
 
@@ -66,6 +89,8 @@ class Progress:
         The best parameters and statistics so far.
     best_round : int
         The round that made them; 0 before there is one.
+    flight : Flight or None
+        Which parties are under way, where they are not waited for.
     """
 
     state: State
@@ -74,6 +99,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: np.ndarray = field(default_factory=lambda: np.empty(0))
     best_round: int = 0
+    flight: Flight | None = None
 
     @property
     def parameters(self) -> np.ndarray:
@@ -174,28 +200,30 @@ class Coordinator:
         its trainings around it. As a party's reply depends on nothing but what it was sent, it
         trains when its time is over.
         """
-        rng = np.random.default_rng([self.plan.seed, 1])
         names = list(self.channels)
-        pace = dict(zip(names, rng.lognormal(sigma=0.75, size=len(names)), strict=True))
-        under_way: list[tuple[float, int, str, int, Round]] = []
-        n_started, clock = 0, 0.0
+        # Paces are drawn from a generator of their own, so that they are the same when resumed.
+        drawn = np.random.default_rng([self.plan.seed, 1]).lognormal(sigma=0.75, size=len(names))
+        pace = dict(zip(names, drawn, strict=True))
+        resumed = progress.flight is not None
+        flight = progress.flight or Flight(np.random.default_rng([self.plan.seed, 3]))
+        progress.flight = flight
 
         def start(name: str) -> None:
-            nonlocal n_started
-            end = clock + pace[name] * rng.uniform(0.5, 1.5)
-            sent = replace(self._round(progress), index=n_started)
-            heapq.heappush(under_way, (end, n_started, name, progress.n_rounds, sent))
-            n_started += 1
+            end = flight.clock + pace[name] * flight.rng.uniform(0.5, 1.5)
+            sent = replace(self._round(progress), index=flight.n_started)
+            heapq.heappush(flight.under_way, (end, flight.n_started, name, progress.n_rounds, sent))
+            flight.n_started += 1
 
-        for name in rng.choice(names, size=self.schedule.cohort, replace=False):
-            start(str(name))
+        if not resumed:
+            for name in flight.rng.choice(names, size=self.schedule.cohort, replace=False):
+                start(str(name))
         in_a_row: list[PartyError] = []
         while progress.n_rounds < self.schedule.n_rounds:
             begun, before = time.perf_counter(), self.ledger.n_bytes
             came: list[tuple[Update, np.ndarray]] = []
             asked = 0
             while len(came) < (self.plan.strategy.updates_per_version or 1):
-                clock, _, name, version, sent = heapq.heappop(under_way)
+                flight.clock, _, name, version, sent = heapq.heappop(flight.under_way)
                 asked += 1
                 read, errors = _read([name], ask_all([self.channels[name]], [sent], Reply), sent)
                 in_a_row = [] if read else [*in_a_row, *errors]
@@ -204,8 +232,8 @@ class Coordinator:
                 _warn(errors)
                 staleness = progress.n_rounds - version
                 came += [(replace(update, staleness=staleness), b) for update, b in read]
-                busy = {each[2] for each in under_way}
-                start(str(rng.choice([n for n in names if n not in busy])))
+                busy = {each[2] for each in flight.under_way}
+                start(str(flight.rng.choice([n for n in names if n not in busy])))
             self._merge(progress, came, asked, begun, before)
             yield
 

@@ -73,6 +73,8 @@ class Job:
         What parties are asked after the last round.
     checkpoint : Checkpoint or None
         Where the training is saved.
+    start : TunedModel or None, default=None
+        An earlier model to go on from.
     """
 
     recipe: LocalRecipe
@@ -84,6 +86,7 @@ class Job:
     schedule: Callable[[int], Schedule]
     compare: Comparison | None
     checkpoint: Checkpoint | None
+    start: TunedModel | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +184,8 @@ def tune(
     seed = seed if saved is None else saved[2]
     with job.recipe.model(job.shape, seed) as model:
         initial, layout, digest = model.initial, model.shared, model.layout_digest
+    if job.start is not None:
+        initial = _initial(job.start, initial)
     plan = RoundsPlan(
         fit,
         digest,
@@ -195,6 +200,8 @@ def tune(
     training = {name: c for name, c in channels.items() if ready[name].n_rows}
     if not training:
         raise ValueError("no party has a row to train on: all are held out")
+    if job.start is not None:
+        _remember(job.start, services, fit, job.strategy.keeps_model)
     progress = Progress(job.strategy.start(initial.shared), initial.buffers.astype(np.float64))
     if saved is not None:
         progress = saved[0]
@@ -328,6 +335,28 @@ class TunedModel:
             model.load(self._weights(name))
             total = total + model.apply("predict_proba" if classes else method, X)
         return np.asarray(total.argmax(axis=1) if classes else total / len(self.memories))
+
+
+def _initial(start: TunedModel, drawn: Weights) -> Weights:
+    """Return what an earlier model ended with in the place of what was drawn."""
+    sizes = start.shared.size, start.buffers.size
+    if sizes != (drawn.shared.size, drawn.buffers.size):
+        raise ValueError(
+            f"the model of the last fit has {sizes[0]} shared parameters and {sizes[1]} recorded "
+            f"statistics, this one {drawn.shared.size} and {drawn.buffers.size}; set "
+            "warm_start=False, or fit a clone"
+        )
+    return Weights(start.shared, drawn.personal, start.buffers)
+
+
+def _remember(start: TunedModel, services: RowParties, fit: str, keeps_model: bool) -> None:
+    """Let parties that took part in an earlier fit go on from what they kept of it."""
+    for name, memory in _memories(services, fit).items():
+        kept = start.memories.get(name, {})
+        if "personal" in kept and kept["personal"].size == memory["personal"].size:
+            memory["personal"] = kept["personal"]
+        if keeps_model and "model" in kept:
+            memory["model"] = kept["model"]
 
 
 def _memories(services: RowParties, fit: str) -> dict[str, Memory]:

@@ -1,6 +1,6 @@
 """Messages as declared schemas, their encoding and its limits; knows nothing of learning."""
 
-from fedtl.wire._codec import Limits, decode, encode, encoded_size
+from fedtl.wire._codec import Limits, checked_size, decode, encode, encoded_size
 from fedtl.wire._control import (
     Close,
     Closed,
@@ -28,6 +28,7 @@ __all__ = [
     "Tensor",
     "WireError",
     "check",
+    "checked_size",
     "decode",
     "encode",
     "encoded_size",

@@ -29,10 +29,9 @@ _CODES = {
     "float32": "F32",
     "float64": "F64",
 }
+_to_json = json.JSONEncoder(allow_nan=False).encode
 _DTYPES = {code: np.dtype(name) for name, code in _CODES.items()}
 _MAX_AXES = 32
-_SCALARS = json.JSONEncoder(allow_nan=False)
-_COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,34 @@ def encoded_size(sent: Message) -> int:
     return 8 + len(_header(sent)) + sum(value.nbytes for _, value in _tensors(sent))
 
 
+def checked_size(sent: Message) -> int:
+    """Check a message and return its encoded size, both once for a message that crosses often.
+
+    A request to many parties is one object, and messages are not changed.
+
+    Parameters
+    ----------
+    sent : Message
+        Any declared message.
+
+    Returns
+    -------
+    int
+        Its size in bytes.
+
+    Raises
+    ------
+    WireError
+        If the message breaks its schema.
+    """
+    size: int | None = sent.__dict__.get("_checked_size")
+    if size is None:
+        check(sent)
+        size = encoded_size(sent)
+        object.__setattr__(sent, "_checked_size", size)  # it is frozen
+    return size
+
+
 def decode(data: bytes, limits: Limits | None = None) -> Message:
     """Decode and check one message.
 
@@ -142,18 +169,19 @@ def _header(sent: Message) -> bytes:
     scalars = {
         name: getattr(sent, name) for name, t in sent.schema.items() if not isinstance(t, Tensor)
     }
-    text = _SCALARS.encode({"kind": sent.kind, "scalars": scalars})
-    header: dict[str, Any] = {"__metadata__": {"fedtl": text}}
+    text = _to_json({"kind": sent.kind, "scalars": scalars})
+    parts = [f'"__metadata__":{{"fedtl":{_to_json(text)}}}']
     offset = 0
+    # Names of fields need no escaping, so that this is JSON: written here, as it is written for
+    # every message that crosses in a simulation too, and small messages would wait for it.
     for name, value in _tensors(sent):
-        end = offset + value.nbytes
-        header[name] = {
-            "dtype": _CODES[value.dtype.name],
-            "shape": value.shape,
-            "data_offsets": (offset, end),
-        }
+        end, shape = offset + value.nbytes, ",".join(map(str, value.shape))
+        code = _CODES[sent.schema[name].dtype]  # type: ignore[union-attr]
+        parts.append(
+            f'"{name}":{{"dtype":"{code}","shape":[{shape}],"data_offsets":[{offset},{end}]}}'
+        )
         offset = end
-    encoded = _COMPACT.encode(header).encode()
+    encoded = f"{{{','.join(parts)}}}".encode()
     return encoded.ljust(math.ceil(len(encoded) / 8) * 8)
 
 

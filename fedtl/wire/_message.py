@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import (
@@ -19,6 +20,7 @@ import numpy as np
 
 _SCALARS = (bool, int, float, str)
 _REGISTRY: dict[str, type[Message]] = {}
+_dtype = functools.cache(np.dtype)
 
 M = TypeVar("M", bound="Message")
 
@@ -154,7 +156,7 @@ def check(sent: Message) -> None:
 
 
 def _check_tensor(where: str, declared: Tensor, value: Any, lengths: dict[str, int]) -> None:
-    if not isinstance(value, np.ndarray) or value.dtype != np.dtype(declared.dtype):
+    if not isinstance(value, np.ndarray) or value.dtype != _dtype(declared.dtype):
         came = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise WireError(f"{where} must be a {declared.dtype} array, got {came}")
     if value.ndim != len(declared.shape):
@@ -163,7 +165,8 @@ def _check_tensor(where: str, declared: Tensor, value: Any, lengths: dict[str, i
         expected = axis if isinstance(axis, int) else lengths.setdefault(axis, length)
         if length != expected:
             raise WireError(f"{where}: axis {axis!r} must have length {expected}, got {length}")
-    if declared.finite and value.dtype.kind == "f" and not np.isfinite(value).all():
+    checked = declared.finite and value.size and value.dtype.kind == "f"
+    if checked and not np.isfinite(value).all():
         raise WireError(f"{where} has NaN or infinity")
 
 

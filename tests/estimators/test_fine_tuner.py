@@ -278,6 +278,25 @@ def test_parties_may_be_spread_over_threads_and_processes(digits, backend, strat
             np.testing.assert_array_equal(value, two.model_.memories[party_name][key])
 
 
+@pytest.mark.slow
+def test_parties_may_be_spread_over_a_dask_cluster(digits):
+    distributed = pytest.importorskip("distributed", reason="needs dask's distributed")
+
+    def fit():
+        return FederatedFineTuner(mlp(), strategy="scaffold", n_rounds=2, random_state=0).fit(
+            *digits
+        )
+
+    one = fit()
+    with (
+        distributed.Client(n_workers=1, threads_per_worker=2, dashboard_address=None),
+        parallel_config(backend="dask"),
+    ):
+        two = fit()
+    np.testing.assert_array_equal(one.model_.shared, two.model_.shared)
+    assert one.ledger_.n_bytes == two.ledger_.n_bytes
+
+
 def test_personal_parameters_stay_at_their_party(digits):
     X, y, party = digits
     frame = pd.DataFrame(X).rename(columns=str).assign(camera=party)

@@ -19,6 +19,7 @@ from torch import nn
 from fedtl import FederatedFineTuner
 from fedtl.exceptions import DivergenceError, DroppedPartyWarning, PartyError, PolicyRefusal
 from fedtl.federation import Simulation
+from fedtl.learning.strategies import FedBuff
 from fedtl.parties import Policy
 from fedtl.protocols import rounds
 from fedtl.wire import Limits
@@ -209,7 +210,6 @@ def test_a_partys_limit_of_bytes_holds(digits):
         ({"validation": ("nobody",)}, "must be names of parties"),
         ({"validation": ("0", "1", "2", "3", "4", "5")}, "all are held out"),
         ({"deploy": "best", "validation": ("0",)}, "not whole parties"),
-        ({"strategy": "fedbuff", "checkpoint": "somewhere"}, "fedbuff cannot be saved"),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(digits, params, problem):
@@ -272,6 +272,32 @@ def test_training_that_was_interrupted_goes_on_to_the_identical_model(
         for key, value in memory.items():
             np.testing.assert_array_equal(resumed.model_.memories[name][key], value)
     assert not list(tmp_path.iterdir())
+
+
+def test_rounds_that_wait_for_nobody_go_on_with_the_parties_that_were_under_way(
+    digits, misbehave, tmp_path
+):
+    params = {"strategy": FedBuff(buffer=2), "cohort": 3, "n_rounds": 6}
+    trained = []
+    misbehave(lambda name, index, reply: trained.append((name, index)) or reply)
+    whole = tuner(**params).fit(*digits)
+    expected, saving = list(trained), tuner(checkpoint=tmp_path, checkpoint_every=2, **params)
+
+    def interrupt(name, index, reply):
+        if len(trained) == 9:
+            raise KeyboardInterrupt
+        trained.append((name, index))
+        return reply
+
+    trained.clear()
+    misbehave(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        saving.fit(*digits)
+    trained.clear()
+    misbehave(lambda name, index, reply: trained.append((name, index)) or reply)
+    resumed = saving.fit(*digits)
+    assert trained == expected[8:]  # two updates a version, saved after four versions
+    np.testing.assert_array_equal(resumed.model_.shared, whole.model_.shared)
 
 
 def test_a_checkpoint_of_other_data_is_not_taken_up_and_a_broken_one_is_named(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.neighbors import NearestNeighbors
 
 from fedtl.learning.strategies import (
     STRATEGIES,
@@ -218,11 +219,33 @@ def test_dittos_own_model_is_held_near_the_shared_one_and_stays_at_the_party():
 def test_robust_rules_equal_those_of_other_libraries():
     changes = np.random.default_rng(0).normal(size=(10, 7))
     state = {"parameters": np.zeros(7)}
-    median = Median().at_coordinator(state, updates(changes), SETTING)["parameters"]
+    median = Median(mixing=False).at_coordinator(state, updates(changes), SETTING)["parameters"]
     expected = torch.quantile(torch.tensor(changes), 0.5, dim=0).numpy()
     np.testing.assert_allclose(median, expected)
-    mean = TrimmedMean(0.2).at_coordinator(state, updates(changes), SETTING)["parameters"]
+    trimming = TrimmedMean(0.2, mixing=False)
+    mean = trimming.at_coordinator(state, updates(changes), SETTING)["parameters"]
     np.testing.assert_allclose(mean, stats.trim_mean(changes, 0.2, axis=0))
+
+
+def test_mixing_replaces_each_update_by_the_mean_of_its_nearest_neighbours():
+    changes = np.random.default_rng(0).normal(size=(10, 7))
+    state = {"parameters": np.zeros(7)}
+    neighbours = NearestNeighbors(n_neighbors=8).fit(changes)
+    mixed = changes[neighbours.kneighbors(changes, return_distance=False)].mean(axis=1)
+    median = Median().at_coordinator(state, updates(changes), SETTING)["parameters"]
+    np.testing.assert_allclose(median, np.median(mixed, axis=0))
+    mean = TrimmedMean().at_coordinator(state, updates(changes), SETTING)["parameters"]
+    np.testing.assert_allclose(mean, stats.trim_mean(mixed, 0.2, axis=0))
+
+
+@pytest.mark.parametrize("rule", [Median, TrimmedMean])
+def test_what_one_party_alone_knows_is_learnt_only_with_mixing(rule):
+    own = 10.0 * np.eye(10) + 1.0  # each party moves one weight that is idle at the others
+    state = {"parameters": np.zeros(10)}
+    alone = rule(mixing=False).at_coordinator(state, updates(own), SETTING)["parameters"]
+    np.testing.assert_allclose(alone, 1.0)
+    mixed = rule().at_coordinator(state, updates(own), SETTING)["parameters"]
+    assert mixed.mean() > 1.5
 
 
 def test_multi_krum_equals_the_papers_definition():

@@ -1,5 +1,6 @@
 """What is encoded is decoded bit by bit; what is not a message is refused and nothing else."""
 
+import dataclasses
 from typing import Annotated
 
 import numpy as np
@@ -9,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedtl.wire import Message, Tensor, WireError, decode, encode, encoded_size, message
+from fedtl.wire import (
+    Message,
+    Tensor,
+    WireError,
+    checked_size,
+    decode,
+    encode,
+    encoded_size,
+    message,
+)
 
 DTYPES = ["bool", "uint8", "int32", "uint32", "int64", "uint64", "float32", "float64"]
 
@@ -44,6 +54,11 @@ class OneOfEach(Message):
 class AnyFloat(Message):
     x: Annotated[np.ndarray, Tensor("float64", ("rows", "columns"), finite=False)]
     y: Annotated[np.ndarray, Tensor("float32", ("rows",), finite=False)]
+
+
+@message("test.one_kind/1")
+class OneKind(Message):
+    x: Annotated[np.ndarray, Tensor("float64", ("rows", "columns"))]
 
 
 # Lone surrogates too: a str may hold them.
@@ -166,3 +181,10 @@ def test_encoding_is_deterministic_and_says_nothing_of_python():
 def test_an_int_that_cannot_be_written_breaks_the_schema():
     with pytest.raises(WireError):
         encode(Scalars(count=10**5000, ratio=0.0, flag=True, text=""))
+
+
+def test_a_message_that_is_sent_again_is_as_large_as_before_and_its_copy_is_checked_anew():
+    sent = OneKind(x=np.zeros((3, 1)))
+    assert checked_size(sent) == checked_size(sent) == len(encode(sent))
+    with pytest.raises(WireError, match="NaN"):
+        checked_size(dataclasses.replace(sent, x=np.full((3, 1), np.nan)))

@@ -44,6 +44,7 @@ class ModuleModel(LocalModel):
         self._criterion = nn.CrossEntropyLoss() if recipe.criterion is None else recipe.criterion
         self.shared, self.personal = self._network.shared, self._network.personal
         self.buffers = self._network.buffers
+        self._trainable = [p for p in self.module.parameters() if p.requires_grad]
         self.lr = plain_lr(self._optimizer())
         self.initial = self._network.read()
         self._frozen_norms = [
@@ -187,8 +188,7 @@ class ModuleModel(LocalModel):
         return size, n_rows - (n_rows % size == 1)
 
     def _optimizer(self) -> Any:
-        trainable = [p for p in self.module.parameters() if p.requires_grad]
-        return self._recipe.optimizer(trainable, lr=self._recipe.lr)
+        return self._recipe.optimizer(self._trainable, lr=self._recipe.lr)
 
 
 def _column(values: np.ndarray) -> np.ndarray:

@@ -58,19 +58,21 @@ class Network:
         self._personal |= {n: b for n, b in buffers.items() if n in own}
         self._buffers = {n: b for n, b in buffers.items() if n not in own}
         self._kept = [(tensor, tensor.clone()) for tensor in kept.values()]
+        # Looked for once: a simulation asks for each of many parties.
+        self._norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        self._embeds = any(isinstance(m, nn.Embedding) for m in module.modules())
         self.flat = _one_vector(self._shared)
         self.shared = _layout(self._shared)
         self.personal, self.buffers = _layout(self._personal), _layout(self._buffers)
 
     def input_type(self, X: np.ndarray) -> torch.dtype:
         """Return that of the parameters, or int64 where an embedding looks whole numbers up."""
-        embeds = any(isinstance(m, nn.Embedding) for m in self.module.modules())
-        return torch.int64 if X.dtype.kind in "iu" and embeds else self.flat.dtype
+        return torch.int64 if X.dtype.kind in "iu" and self._embeds else self.flat.dtype
 
     @property
     def needs_two_rows(self) -> bool:
         """Whether a mini-batch of one row cannot be trained on."""
-        return any(isinstance(m, _BatchNorm) and m.training for m in self.module.modules())
+        return any(norm.training for norm in self._norms)
 
     def read(self) -> Weights:
         """Return copies of everything that training changes."""

@@ -117,7 +117,7 @@ class SkorchModel(LocalModel):
         """Return the net's own predictions."""
         rows = self._rows(X)
         n_classes = self.n_classes
-        if n_classes:
+        if n_classes and method != "transform":
             values = np.asarray(self.net.predict_proba(rows), dtype=np.float64)
             if values.shape[1] > n_classes:  # a head that is wider than y has classes
                 values = values[:, :n_classes] / values[:, :n_classes].sum(axis=1, keepdims=True)

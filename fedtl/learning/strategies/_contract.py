@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -44,17 +45,17 @@ class Layout:
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """Number of elements of each tensor."""
         return [math.prod(shape) for shape in self.shapes]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements in all."""
         return sum(self.sizes)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A hash of names and shapes, by which two sides find out that they mean the same."""
         text = json.dumps([self.names, self.shapes])
@@ -367,6 +368,7 @@ def weighted_mean(updates: Sequence[Update]) -> np.ndarray:
     """
     total = sum(update.n_rows for update in updates)
     mean = np.zeros(updates[0].change.shape)
+    part = np.empty_like(updates[0].change)
     for update in updates:
-        mean += update.change * (update.n_rows / total)
+        mean += np.multiply(update.change, update.n_rows / total, out=part)
     return mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,57 +16,98 @@ def _changes(updates: Sequence[Update]) -> np.ndarray:
     return np.stack([update.change for update in updates]).astype(np.float64)
 
 
+def _squared_distances(changes: np.ndarray) -> np.ndarray:
+    # From differences, not from inner products: updates that are multiplied by a large number
+    # would leave nothing of the small distances in floating point.
+    return np.stack([np.square(changes - change).sum(axis=1) for change in changes])
+
+
 @dataclass(frozen=True)
 class Robust(Strategy):
-    """What robust rules share: recorded statistics are merged by their median."""
+    """What robust rules share: recorded statistics are merged by their median.
+
+    Parameters
+    ----------
+    hostile : float, default=0.2
+        Share of parties that may be wrong.
+    """
+
+    hostile: float = 0.2
 
     def merge_buffers(self, buffers: np.ndarray, n_rows: np.ndarray) -> np.ndarray:
         """Take each number's median over parties."""
         return np.asarray(np.median(buffers, axis=0))
 
-
-@dataclass(frozen=True)
-class Median(Robust):
-    """Take each parameter's median over parties.
-
-    Notes
-    -----
-    Yin, Chen, Ramchandran and Bartlett, "Byzantine-robust distributed learning: towards optimal
-    statistical rates", ICML 2018. Parties are not weighted by rows, as a hostile party would
-    claim many.
-    """
-
-    name: ClassVar[str] = "median"
-
-    def at_coordinator(self, state: State, updates: Sequence[Update], setting: Setting) -> State:
-        """Add the median change."""
-        return {"parameters": state["parameters"] + np.median(_changes(updates), axis=0)}
+    def _n_hostile(self, m: int) -> int:
+        """Return how many of `m` parties may be wrong: fewer than half."""
+        return min(int(self.hostile * m + 1e-9), (m - 1) // 2)
 
 
 @dataclass(frozen=True)
-class TrimmedMean(Robust):
-    """Take each parameter's mean over parties without the highest and the lowest.
+class CoordinateWise(Robust):
+    """Rules that look at each parameter by itself.
+
+    By themselves they take what is unusual for hostile: a weight that only the two parties with
+    a rare label would move never moves, and where parties differ, what is in the middle lags
+    behind the mean in all parameters at once. So each update is first replaced by the mean of the
+    ``m - f`` updates nearest to it, itself among them, when ``f`` of ``m`` parties may be wrong.
 
     Parameters
     ----------
     hostile : float, default=0.2
-        Share of parties that may be wrong: so many are left out at either end.
+        Share of parties that may be wrong.
+    mixing : bool, default=True
+        Whether updates are mixed with their nearest neighbours first; without it, the rules are
+        those of Yin et al.
 
     Notes
     -----
     Yin, Chen, Ramchandran and Bartlett, "Byzantine-robust distributed learning: towards optimal
-    statistical rates", ICML 2018.
+    statistical rates", ICML 2018; nearest-neighbour mixing: Allouah, Farhadkhani, Guerraoui,
+    Gupta, Pinot and Stephan, "Fixing by mixing: a recipe for optimal Byzantine ML under
+    heterogeneity", AISTATS 2023. Parties are not weighted by rows, as a hostile party would
+    claim many.
+    """
+
+    mixing: bool = True
+
+    def at_coordinator(self, state: State, updates: Sequence[Update], setting: Setting) -> State:
+        """Add the change that is in the middle."""
+        changes = _changes(updates)
+        f = self._n_hostile(len(changes))
+        if self.mixing and f:
+            order = np.argsort(_squared_distances(changes), axis=1, kind="stable")
+            changes = np.stack(
+                [changes[near].mean(axis=0) for near in order[:, : len(changes) - f]]
+            )
+        return {"parameters": state["parameters"] + self._middle(changes, f)}
+
+    @abstractmethod
+    def _middle(self, changes: np.ndarray, f: int) -> np.ndarray:
+        """Return the middle of each parameter's changes."""
+
+
+@dataclass(frozen=True)
+class Median(CoordinateWise):
+    """Take each parameter's median over parties; see :class:`CoordinateWise`."""
+
+    name: ClassVar[str] = "median"
+
+    def _middle(self, changes: np.ndarray, f: int) -> np.ndarray:
+        return np.asarray(np.median(changes, axis=0))
+
+
+@dataclass(frozen=True)
+class TrimmedMean(CoordinateWise):
+    """Take each parameter's mean over parties without the `f` highest and the `f` lowest.
+
+    See :class:`CoordinateWise`.
     """
 
     name: ClassVar[str] = "trimmed_mean"
-    hostile: float = 0.2
 
-    def at_coordinator(self, state: State, updates: Sequence[Update], setting: Setting) -> State:
-        """Add the trimmed mean change."""
-        changes = np.sort(_changes(updates), axis=0)
-        cut = min(int(self.hostile * len(changes) + 1e-9), (len(changes) - 1) // 2)
-        kept = changes[cut : len(changes) - cut]
-        return {"parameters": state["parameters"] + kept.mean(axis=0)}
+    def _middle(self, changes: np.ndarray, f: int) -> np.ndarray:
+        return np.asarray(np.sort(changes, axis=0)[f : len(changes) - f].mean(axis=0))
 
 
 @dataclass(frozen=True)
@@ -88,7 +130,6 @@ class MultiKrum(Robust):
     """
 
     name: ClassVar[str] = "multi_krum"
-    hostile: float = 0.2
 
     def at_coordinator(self, state: State, updates: Sequence[Update], setting: Setting) -> State:
         """Add the mean of the selected changes."""
@@ -98,10 +139,7 @@ class MultiKrum(Robust):
 
     def _selected(self, changes: np.ndarray) -> np.ndarray:
         m = len(changes)
-        f = min(int(self.hostile * m + 1e-9), (m - 1) // 2)
+        f = self._n_hostile(m)
         nearest = max(m - f - 2, 1)
-        # From differences, not from inner products: updates that are multiplied by a large
-        # number would leave nothing of the small distances in floating point.
-        distances = np.stack([np.square(changes - change).sum(axis=1) for change in changes])
-        scores = np.sort(distances, axis=1)[:, 1 : 1 + nearest].sum(axis=1)
+        scores = np.sort(_squared_distances(changes), axis=1)[:, 1 : 1 + nearest].sum(axis=1)
         return np.sort(np.argsort(scores, kind="stable")[: m - f])
