@@ -1,0 +1,121 @@
+"""From a fitted estimator and its data to what attacks work on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import is_regressor
+
+from fedtl.federation import SimulatedParties, Transcript
+from fedtl.inspection.attacks._scene import Scene
+from fedtl.learning.columns import Columns, as_columns
+from fedtl.learning.targets import is_unlabeled
+from fedtl.parties import Table
+
+_MOST_LEVELS = 30
+
+
+def scene_of_fit(
+    estimator: Any, X: Any, y: Any, transcript: Transcript, seed: int
+) -> tuple[Scene, str]:
+    """Return what attacks on a fit of parties with different columns work on.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted federated classifier or regressor.
+    X : array-like or dataframe of shape (n_rows, n_columns)
+        The rows that it was fitted on.
+    y : array-like of shape (n_rows,)
+        Their targets.
+    transcript : Transcript
+        What crossed.
+    seed : int
+        Seed of what attacks draw.
+
+    Returns
+    -------
+    scene : Scene
+        What attacks work on.
+    labels : str
+        In words, which rows label attacks look for.
+
+    Raises
+    ------
+    TypeError
+        If the estimator has no parties with columns of their own.
+    """
+    if not hasattr(estimator, "services_") or not hasattr(estimator, "model_"):
+        raise TypeError(
+            f"{type(estimator).__name__} cannot be attacked: expected a "
+            "FederatedTransferClassifier or a FederatedTransferRegressor"
+        )
+    X = X if hasattr(X, "columns") else np.asarray(X)
+    labels, words = _labels(estimator, np.asarray(y))
+    services, blocks = estimator.services_, {p.name: p.block(X) for p in estimator.parties_}
+    encoded = {}
+    if isinstance(services, SimulatedParties):
+        for service in services.services:
+            features = service.session(estimator.model_.name).features
+            table = Table(blocks[service.name])
+            columns, known = features.read(table, np.arange(len(labels), dtype=np.int64))
+            rows = np.flatnonzero(known)
+            encoded[service.name] = np.full((len(labels), features.encoding_.width), np.nan)
+            for piece, values in features.chunks(columns, rows):
+                encoded[service.name][rows[piece]] = values
+    active = estimator.parties_[0].name
+    scene = Scene(
+        transcript=transcript,
+        active=active,
+        passive=tuple(services.names),
+        labels=labels,
+        columns={name: standardised(as_columns(block)) for name, block in blocks.items()},
+        encoded=encoded,
+        seed=seed,
+    )
+    return scene, words
+
+
+def _labels(estimator: Any, y: np.ndarray) -> tuple[np.ndarray, str]:
+    """Mark what label attacks look for by 1, other labelled rows by 0, the rest by NaN."""
+    unlabeled = is_unlabeled(y, getattr(estimator, "unlabeled", None))
+    marks = np.full(len(y), np.nan)
+    if is_regressor(estimator):
+        middle = float(np.median(y[~unlabeled].astype(np.float64)))
+        marks[~unlabeled] = y[~unlabeled].astype(np.float64) > middle
+        return marks, f"label attacks look for values above {middle:g}"
+    classes, counts = np.unique(y[~unlabeled], return_counts=True)
+    rarest = classes[counts.argmin()]
+    marks[~unlabeled] = y[~unlabeled] == rarest
+    share = counts.min() / counts.sum()
+    return marks, f"label attacks look for the class {rarest!s} ({share:.1%} of the labelled rows)"
+
+
+def standardised(columns: Columns) -> np.ndarray:
+    """Return a party's columns as numbers of mean 0 and variance 1, NaN in rows it does not know.
+
+    Parameters
+    ----------
+    columns : Columns
+        Numbers and categories.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_numbers + n_levels), dtype float64
+        A missing number is the mean; a category is a column for each of its 30 commonest levels.
+    """
+    known = columns.known()
+    parts = [columns.numbers]
+    for j in range(columns.categories.shape[1]):
+        values = columns.categories[:, j].astype(str)
+        levels, counts = np.unique(values[known], return_counts=True)
+        for level in levels[np.argsort(-counts)][:_MOST_LEVELS]:
+            parts.append((values == level).astype(np.float64)[:, None])
+    whole = np.hstack(parts)
+    inside = whole[known]
+    mean = np.nanmean(inside, axis=0) if len(inside) else np.zeros(whole.shape[1])
+    scale = np.nanstd(inside, axis=0) if len(inside) else np.ones(whole.shape[1])
+    scaled = np.nan_to_num((whole - mean) / np.where(scale > 0, scale, 1.0))
+    scaled[~known] = np.nan
+    return scaled

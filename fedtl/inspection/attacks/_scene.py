@@ -1,0 +1,76 @@
+"""What an attack works on: a transcript, what each side knows by itself, and the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedtl.federation import Transcript
+from fedtl.inspection.attacks._finding import Finding
+from fedtl.inspection.attacks._told import RowNumbers, numbers_of_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A recorded fit of parties with different columns.
+
+    Parameters
+    ----------
+    transcript : Transcript
+        What crossed.
+    active : str
+        Name of the active party, which has the labels.
+    passive : tuple of str
+        Names of the others.
+    labels : ndarray of shape (n_rows,), dtype float64
+        The truth about labels: 1 for the rows that attackers look for, 0 for the others, NaN
+        without a label.
+    columns : mapping of str to ndarray of shape (n_rows, n_columns)
+        Columns of each party as standardised numbers, NaN in rows that it does not know. A party
+        whose columns are not at hand is left out.
+    encoded : mapping of str to ndarray of shape (n_rows, width)
+        What each passive party's linear model sees of its columns.
+    seed : int
+        Seed of what attacks draw.
+    """
+
+    transcript: Transcript
+    active: str
+    passive: tuple[str, ...]
+    labels: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    encoded: Mapping[str, np.ndarray] = field(default_factory=dict)
+    seed: int = 0
+
+    def rng(self, salt: int) -> np.random.Generator:
+        """Return a generator that is one attack's own."""
+        return np.random.default_rng([self.seed, salt])
+
+    def told_to(self, party: str) -> list[RowNumbers]:
+        """Return the numbers of single rows that a passive party received."""
+        return numbers_of_rows(self.transcript.with_party(party), "sent")
+
+    def told_by(self, party: str) -> list[RowNumbers]:
+        """Return the numbers of single rows that the active party received from it."""
+        return numbers_of_rows(self.transcript.with_party(party), "received")
+
+    def labeled(self, rows: np.ndarray) -> np.ndarray:
+        """Return which of these rows have a label."""
+        return ~np.isnan(self.labels[rows])
+
+    def own(self, party: str, rows: np.ndarray) -> np.ndarray | None:
+        """Return a party's own columns of some rows; None if they are not at hand."""
+        if party not in self.columns:
+            return None
+        own = np.nan_to_num(self.columns[party][rows])
+        return own[:, np.ptp(own, axis=0) > 0] if len(own) else own
+
+    def against_labels(self, number: str, attack: str, party: str, why: str = "") -> Finding:
+        """Return the frame of a finding: a passive party that attacks labels."""
+        return Finding(number, attack, party, self.active, "labels", why=why)
+
+    def against_columns(self, number: str, attack: str, party: str, why: str = "") -> Finding:
+        """Return the frame of a finding: the active party that attacks columns."""
+        return Finding(number, attack, self.active, party, "columns", why=why)
