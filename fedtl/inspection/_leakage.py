@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,17 @@ from sklearn.base import clone
 
 from fedtl.federation import Transcript, record_transcript
 from fedtl.inspection._report import _html_table, _text_table
-from fedtl.inspection.attacks import ATTACKS, Finding
-from fedtl.inspection.attacks._of_fit import scene_of_fit
+from fedtl.inspection.attacks import (
+    ATTACKS,
+    Finding,
+    membership_attack,
+    update_inversion_attack,
+)
+from fedtl.inspection.attacks._of_fit import rowwise_scene_of_fit, scene_of_fit
+from fedtl.inspection.attacks._updates import COORDINATOR
+from fedtl.parties import Policy
+from fedtl.solvers.transfer import TransferModel
+from fedtl.solvers.tuning import TunedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +56,8 @@ class LeakageReport:
         pandas.DataFrame
             With the number of the attack, its name, who attacks whom, what it is after, the message
             that it uses, what the attacker knows besides; score and control with their 95 %
-            intervals, chance, the bound, whether it was withstood, and the verdict in words.
+            intervals, chance, the excess over what the score is compared with and the margin for
+            it, the bound, whether it was withstood, and the verdict in words.
         """
         import pandas as pd
 
@@ -105,7 +116,10 @@ def leakage_report(
     X: Any,
     y: Any,
     *,
+    sample_party: Any = None,
     transcript: Transcript | None = None,
+    policies: Mapping[str, Policy] | None = None,
+    n_shadows: int = 16,
     random_state: int = 0,
 ) -> LeakageReport:
     """Fit, record what crosses, and attack it as each party could.
@@ -113,15 +127,21 @@ def leakage_report(
     Parameters
     ----------
     estimator : estimator
-        A :class:`~fedtl.FederatedTransferClassifier` or
-        :class:`~fedtl.FederatedTransferRegressor`; it is cloned and fitted.
+        A :class:`~fedtl.FederatedTransferClassifier`, :class:`~fedtl.FederatedTransferRegressor` or
+        :class:`~fedtl.FederatedFineTuner`; it is cloned and fitted.
     X : array-like or dataframe of shape (n_rows, n_columns)
         Training rows.
     y : array-like of shape (n_rows,)
         Their targets. Label attacks look for the rarest class, or for values above the median.
+    sample_party : array-like of shape (n_rows,), default=None
+        Whose row is whose, for the fine-tuner.
     transcript : Transcript, default=None
         What was recorded when `estimator`, which is then not fitted again, was fitted on these very
         rows; see :func:`~fedtl.federation.record_transcript`.
+    policies : mapping of str to Policy, default=None
+        Policies of remote parties, where they are known: how many ids they let others ask about.
+    n_shadows : int, default=16
+        Models that a membership attack on the fine-tuner trains, as often as the fit takes.
     random_state : int, default=0
         Seed of what attacks draw: the rows whose labels or columns they know, and bootstraps.
 
@@ -129,6 +149,11 @@ def leakage_report(
     -------
     LeakageReport
         Each attack's score, its control and its bound.
+
+    Raises
+    ------
+    TypeError
+        If there are no attacks on this kind of estimator.
 
     See Also
     --------
@@ -138,7 +163,8 @@ def leakage_report(
     -----
     Attackers follow the protocol and see what crossed, what they had before, and nothing else;
     whoever runs the report sees all of it, so run it on data that may be seen. Intervals are over
-    rows, batches and what attackers know, for this one fit.
+    rows, batches and what attackers know, for this one fit. Fits count in the quotas of the
+    estimator's federation.
 
     Examples
     --------
@@ -155,10 +181,26 @@ def leakage_report(
     if crossed is None:
         estimator = clone(estimator)
         with record_transcript() as crossed:
-            estimator.fit(X, y)
-    scene, labels = scene_of_fit(estimator, X, y, crossed, random_state)
-    findings = [finding for attack in ATTACKS for finding in attack(scene)]
-    return LeakageReport((scene.active, *scene.passive), labels, findings)
+            whose = {} if sample_party is None else {"sample_party": sample_party}
+            estimator.fit(X, y, **whose)
+    model = getattr(estimator, "model_", None)
+    if isinstance(model, TransferModel):
+        most_ids = {name: policy.max_aligned_ids for name, policy in (policies or {}).items()}
+        scene, labels = scene_of_fit(estimator, X, y, crossed, seed=random_state, most_ids=most_ids)
+        findings = [finding for attack in ATTACKS for finding in attack(scene)]
+        return LeakageReport((scene.active, *scene.passive), labels, findings)
+    if isinstance(model, TunedModel):
+        rounds, owners = rowwise_scene_of_fit(estimator, X, crossed, sample_party, random_state)
+        findings = update_inversion_attack(rounds)
+        findings += membership_attack(
+            estimator, X, y, owners, n_shadows=n_shadows, seed=random_state
+        )
+        return LeakageReport((COORDINATOR, *rounds.rows), f"{len(owners):,} rows", findings)
+    raise TypeError(
+        f"there are no attacks on a fit of {type(estimator).__name__}: expected a "
+        "FederatedTransferClassifier, FederatedTransferRegressor or FederatedFineTuner"
+        + ("" if transcript is None else " that is fitted")
+    )
 
 
 def _not_applicable(finding: Finding) -> str:
@@ -183,6 +225,8 @@ def _record(finding: Finding) -> dict[str, Any]:
         "control_low": finding.control.low,
         "control_high": finding.control.high,
         "chance": finding.chance,
+        "excess": finding.score.value - finding.reference,
+        "margin": finding.margin,
         "bound": np.nan if not finding.applies else finding.bound,
         "withstood": finding.withstood,
         "verdict": finding.verdict,

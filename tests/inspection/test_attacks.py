@@ -214,6 +214,20 @@ def test_what_the_active_party_knew_before_is_not_counted_as_learnt(labels, rng)
         assert finding.bound > 0.99
 
 
+def test_a_number_that_is_the_same_in_most_rows_spoils_nothing(labels, rng):
+    hidden = rng.normal(size=(N, 3))
+    rare = np.where(np.arange(N) == 7, 5.0, -1.0 / 3.0)[:, None]
+    transcript = Transcript()
+    rows = np.arange(N, dtype=np.uint32)
+    transcript.add("shop", "sent", latent.Encode(session="s", rows=rows))
+    latents = np.hstack([hidden, rare])[None].astype(np.float32)
+    transcript.add("shop", "received", latent.Encoded(latents=latents))
+    columns = {"bank": np.hstack([rng.normal(size=(N, 1)), rare]), "shop": hidden}
+    whole, _ = latent_inversion_attack(scene_of(transcript, labels, rng, columns=columns))
+    assert whole.score.value > 0.99
+    assert -0.2 < whole.control.value < 0.1
+
+
 def test_attacks_without_a_message_say_why_they_do_not_apply(labels, rng):
     scene = scene_of(Transcript(), labels, rng)
     attacks = [*ON_GRADIENTS, batch_inversion_attack, completion_attack, equality_attack]

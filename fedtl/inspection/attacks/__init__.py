@@ -12,8 +12,11 @@ from fedtl.inspection.attacks._direct import direct_attack
 from fedtl.inspection.attacks._equality import equality_attack
 from fedtl.inspection.attacks._finding import Estimate, Finding
 from fedtl.inspection.attacks._gradients import cosine_attack, norm_attack
+from fedtl.inspection.attacks._intersection import intersection_attack
 from fedtl.inspection.attacks._latents import latent_inversion_attack
+from fedtl.inspection.attacks._membership import membership_attack
 from fedtl.inspection.attacks._scene import Scene
+from fedtl.inspection.attacks._updates import RowwiseScene, update_inversion_attack
 
 ATTACKS = (
     norm_attack,
@@ -24,6 +27,7 @@ ATTACKS = (
     completion_attack,
     equality_attack,
     latent_inversion_attack,
+    intersection_attack,
 )
 """The attacks on a fit of parties with different columns."""
 
@@ -31,6 +35,7 @@ __all__ = [
     "ATTACKS",
     "Estimate",
     "Finding",
+    "RowwiseScene",
     "Scene",
     "averaged_attack",
     "batch_inversion_attack",
@@ -38,6 +43,9 @@ __all__ = [
     "cosine_attack",
     "direct_attack",
     "equality_attack",
+    "intersection_attack",
     "latent_inversion_attack",
+    "membership_attack",
     "norm_attack",
+    "update_inversion_attack",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 N_RESAMPLES = 200
 
@@ -90,6 +90,12 @@ class Finding:
         return not self.why
 
     @property
+    def reference(self) -> float:
+        """What the score is compared with: chance, or the control where that is more."""
+        known = self.against == "control" and not np.isnan(self.control.value)
+        return max(self.control.value, self.chance) if known else self.chance
+
+    @property
     def bound(self) -> float:
         """The score that is not to be exceeded.
 
@@ -101,9 +107,7 @@ class Finding:
         float
             The bound.
         """
-        known = self.against == "control" and not np.isnan(self.control.value)
-        start = max(self.control.value, self.chance) if known else self.chance
-        return min(start + self.margin, (1.0 + start) / 2.0)
+        return min(self.reference + self.margin, (1.0 + self.reference) / 2.0)
 
     @property
     def withstood(self) -> bool:
@@ -141,6 +145,34 @@ def auc(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
         return np.full(scores.shape[1:], np.nan)
     ranks = rankdata(scores, axis=0)
     return np.asarray((ranks[positive].sum(axis=0) - n_positive * (n_positive + 1) / 2) / pairs)
+
+
+def true_positives(positive: np.ndarray, scores: np.ndarray, false_positives: float) -> float:
+    """Share of positives that score above all but a share of the negatives.
+
+    Parameters
+    ----------
+    positive : ndarray of shape (n_rows,), dtype bool
+        The rows to be found.
+    scores : ndarray of shape (n_rows,), dtype float64
+        Scores.
+    false_positives : float
+        Share of the negatives.
+
+    Returns
+    -------
+    float
+        The share.
+    """
+    negatives = np.sort(scores[~positive])[::-1]
+    threshold = negatives[min(int(false_positives * len(negatives)), len(negatives) - 1)]
+    return float(np.mean(scores[positive] > threshold))
+
+
+def share(found: np.ndarray) -> Estimate:
+    """Return the share of rows that were found, with Clopper and Pearson's interval."""
+    interval = binomtest(int(found.sum()), len(found)).proportion_ci()
+    return Estimate(float(found.mean()), float(interval.low), float(interval.high))
 
 
 def over_rows(

@@ -125,6 +125,7 @@ def _errors(
 ) -> np.ndarray:
     """Squared errors of each column on other rows, after a ridge regression on known ones."""
     mean, scale = values[known].mean(axis=0), values[known].std(axis=0)
-    inputs = (values - mean) / np.where(scale > 0, scale, 1.0)
+    # A number that is the same in all known rows, but for rounding, says nothing.
+    inputs = np.where(scale > 1e-9 * np.abs(mean), (values - mean) / np.maximum(scale, 1e-300), 0.0)
     model = RidgeCV(_PENALTIES, alpha_per_target=True).fit(inputs[known], truth[known])
     return np.asarray(((model.predict(inputs[others]) - truth[others]) ** 2).sum(axis=0))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from sklearn.base import is_regressor
 
-from fedtl.federation import SimulatedParties, Transcript
+from fedtl.alignment import canonical_ids
+from fedtl.federation import Federation, SimulatedParties, Transcript
 from fedtl.inspection.attacks._scene import Scene
+from fedtl.inspection.attacks._updates import RowwiseScene
 from fedtl.learning.columns import Columns, as_columns
 from fedtl.learning.targets import is_unlabeled
 from fedtl.parties import Table
@@ -17,7 +20,13 @@ _MOST_LEVELS = 30
 
 
 def scene_of_fit(
-    estimator: Any, X: Any, y: Any, transcript: Transcript, seed: int
+    estimator: Any,
+    X: Any,
+    y: Any,
+    transcript: Transcript,
+    *,
+    seed: int,
+    most_ids: Mapping[str, int | None],
 ) -> tuple[Scene, str]:
     """Return what attacks on a fit of parties with different columns work on.
 
@@ -33,6 +42,8 @@ def scene_of_fit(
         What crossed.
     seed : int
         Seed of what attacks draw.
+    most_ids : mapping of str to (int or None)
+        How many ids each party's policy lets others ask about, where it is known.
 
     Returns
     -------
@@ -40,17 +51,7 @@ def scene_of_fit(
         What attacks work on.
     labels : str
         In words, which rows label attacks look for.
-
-    Raises
-    ------
-    TypeError
-        If the estimator has no parties with columns of their own.
     """
-    if not hasattr(estimator, "services_") or not hasattr(estimator, "model_"):
-        raise TypeError(
-            f"{type(estimator).__name__} cannot be attacked: expected a "
-            "FederatedTransferClassifier or a FederatedTransferRegressor"
-        )
     X = X if hasattr(X, "columns") else np.asarray(X)
     labels, words = _labels(estimator, np.asarray(y))
     services, blocks = estimator.services_, {p.name: p.block(X) for p in estimator.parties_}
@@ -72,9 +73,54 @@ def scene_of_fit(
         labels=labels,
         columns={name: standardised(as_columns(block)) for name, block in blocks.items()},
         encoded=encoded,
+        ids=_ids(estimator, X),
+        most_ids=most_ids,
         seed=seed,
     )
     return scene, words
+
+
+def rowwise_scene_of_fit(
+    estimator: Any, X: Any, transcript: Transcript, sample_party: Any, seed: int
+) -> tuple[RowwiseScene, np.ndarray]:
+    """Return what attacks on a training in rounds work on.
+
+    Parameters
+    ----------
+    estimator : FederatedFineTuner
+        Fitted.
+    X : array-like or dataframe of shape (n_rows, ...)
+        The rows that it was fitted on.
+    transcript : Transcript
+        What crossed.
+    sample_party : array-like of shape (n_rows,) or None
+        Whose row is whose, unless a column of X says it.
+    seed : int
+        Seed of what attacks draw.
+
+    Returns
+    -------
+    scene : RowwiseScene
+        What attacks work on.
+    owners : ndarray of shape (n_rows,)
+        Whose row is whose.
+    """
+    owners, rows = estimator._read(X, sample_party, reset=False)
+    model = estimator.model_
+    with model.recipe.model(model.shape, model.seed) as local:
+        layout = local.shared
+    names = [name for name in transcript.parties if (owners == name).any()]
+    return RowwiseScene(transcript, {n: rows[owners == n] for n in names}, layout, seed), owners
+
+
+def _ids(estimator: Any, X: Any) -> list[bytes]:
+    """Ids of the rows as they are compared, where the parties have tables of their own."""
+    federation = estimator.federation
+    if not isinstance(federation, Federation):
+        return []
+    keys = X.index if estimator.key == "index" else X[estimator.key]
+    found = canonical_ids(keys, federation.matching.normalisation)
+    return [i for i in found if i is not None]
 
 
 def _labels(estimator: Any, y: np.ndarray) -> tuple[np.ndarray, str]:

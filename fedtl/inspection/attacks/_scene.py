@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,11 @@ class Scene:
         whose columns are not at hand is left out.
     encoded : mapping of str to ndarray of shape (n_rows, width)
         What each passive party's linear model sees of its columns.
+    ids : sequence of bytes
+        Ids of the active party's rows, where they were matched by ids.
+    most_ids : mapping of str to (int or None)
+        How many ids each passive party's policy lets others ask about; None is no bound. A party
+        whose policy is not known is left out.
     seed : int
         Seed of what attacks draw.
     """
@@ -42,6 +47,8 @@ class Scene:
     labels: np.ndarray
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     encoded: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ids: Sequence[bytes] = ()
+    most_ids: Mapping[str, int | None] = field(default_factory=dict)
     seed: int = 0
 
     def rng(self, salt: int) -> np.random.Generator:
