@@ -1,5 +1,7 @@
 """An attack finds what was planted, and stays at chance on noise."""
 
+from typing import Annotated
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,7 @@ from fedtl.inspection.attacks import (
 from fedtl.inspection.attacks._finding import auc
 from fedtl.inspection.attacks._told import numbers_of_rows
 from fedtl.protocols import assistance, latent, moments, shared_moments
+from fedtl.wire import Message, Tensor, message
 
 N, WIDTH = 300, 6
 
@@ -267,6 +270,46 @@ def test_numbers_are_assigned_to_the_rows_that_messages_name():
     (told,) = numbers_of_rows(crossings, "received")
     np.testing.assert_array_equal(told.averaged()[0], [2, 5, 7])
     np.testing.assert_array_equal(told.averaged()[1], [[1.0, 3.0], [0.0, 2.0], [0.0, 1.0]])
+
+
+@message("test_attacks.begin/1")
+class Begin(Message):
+    """Names rows, as protocols do that exchange more than once about the same ones."""
+
+    rows: Annotated[np.ndarray, Tensor("uint32", ("rows",))]
+
+
+@message("test_attacks.more/1")
+class More(Message):
+    """Numbers of the rows that were named before."""
+
+    masked: Annotated[np.ndarray, Tensor("uint64", ("rows", "outputs"))]
+
+
+def test_a_message_that_names_no_rows_is_about_those_its_protocol_named_last():
+    transcript = Transcript()
+    transcript.add("shop", "sent", More(masked=np.array([[9], [8]], dtype=np.uint64)))
+    transcript.add("shop", "sent", Begin(rows=np.array([5, 3], dtype=np.uint32)))
+    masked = np.array([[1], [2**64 - 2]], dtype=np.uint64)
+    transcript.add("shop", "sent", More(masked=masked))
+    (told,) = numbers_of_rows(transcript.with_party("shop"), "sent")
+    np.testing.assert_array_equal(told.averaged()[0], [3, 5])
+    np.testing.assert_array_equal(told.averaged()[1], [[-2.0], [1.0]])
+
+
+@pytest.mark.parametrize("holder", ["", "shop"])
+def test_what_either_side_opened_is_attacked_whatever_protocol_it_is_of(holder, labels, rng):
+    hidden = rng.normal(size=(N, 3)) + 3.0 * labels[:, None]
+    numbers = {"rows": np.arange(N), "scores": hidden}
+    transcript = Transcript([Opening(holder, "shop", "some.scores", numbers)])
+    columns = {"bank": rng.normal(size=(N, 2)), "shop": rng.normal(size=(N, 3))}
+    if not holder:
+        columns["shop"] = hidden
+    attack = completion_attack if holder else latent_inversion_attack
+    finding = attack(scene_of(transcript, labels, rng, columns=columns))[0]
+    assert "some.scores, opened 1" in finding.source
+    assert finding.score.value > 0.9
+    assert not finding.withstood
 
 
 def test_a_reply_is_about_the_rows_of_its_request(labels, rng):

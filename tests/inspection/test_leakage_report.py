@@ -15,6 +15,7 @@ from fedtl.estimators import FederatedGaussianNB
 from fedtl.federation import record_transcript
 from fedtl.inspection import LeakageDisplay, LeakageReport, leakage_report
 from fedtl.inspection.attacks import Estimate, Finding
+from fedtl.inspection.attacks._of_fit import standardised
 
 pytest.importorskip("pandas")
 
@@ -118,6 +119,31 @@ def test_real_targets_and_unlabelled_rows_are_attacked_too(cancer):
     report = leakage_report(some, X, y)
     assert report.labels.startswith("label attacks look for the class 0 (")
     assert {f.number for f in report.findings if f.applies} == {"3", "4", "5", "5b"}
+
+
+def test_the_column_about_which_most_is_learnt_is_named(cancer, latent):
+    (worst,) = (f for f in latent.findings if f.attack == "latent inversion, worst column")
+    assert worst.metric.split(", ")[1] in cancer.parties["spread"]
+
+
+def test_columns_of_all_kinds_become_numbers_with_names():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "size": [1.0, np.nan, 3.0, np.nan],
+            "colour": ["red", "blue", "red", None],
+            "nothing": [np.nan] * 4,
+        }
+    )
+    values, names = standardised(frame)
+    assert names == ["size", "nothing", "colour=red", "colour=blue"]
+    np.testing.assert_allclose(values[:3, 0], [-1.0, 0.0, 1.0])
+    np.testing.assert_allclose(values[:3, 1], 0.0)
+    assert values[0, 2] > 0 > values[1, 2]
+    assert np.isnan(values[3]).all()
+    values, names = standardised(np.arange(6.0).reshape(3, 2))
+    assert names == ["0", "1"]
+    np.testing.assert_allclose(values.std(axis=0), 1.0)
 
 
 def test_estimators_that_no_attack_is_for_are_refused(cancer):

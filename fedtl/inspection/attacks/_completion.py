@@ -59,7 +59,7 @@ def completion_attack(scene: Scene) -> list[Finding]:
 
 
 def _parts(scene: Scene, party: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """What the party can compute for rows: scores of its coefficients, and latents it sent."""
+    """What the party can compute of rows: scores by what it was told or opened, latents it sent."""
     found = []
     encoded = scene.encoded.get(party)
     for message in scene.transcript.seen_by(party):
@@ -71,7 +71,8 @@ def _parts(scene: Scene, party: str) -> list[tuple[str, np.ndarray, np.ndarray]]
     for told in scene.told_by(party):
         if told.source.startswith("latent.encoded/"):
             found.append((told.source, *told.averaged()))
-    return found
+    opened = scene.scores_opened(party, holder=party)
+    return found + [(source, rows, scores) for source, (rows, scores) in opened.items()]
 
 
 def _complete(scene: Scene, frame: Finding, rows: np.ndarray, values: np.ndarray) -> Finding:

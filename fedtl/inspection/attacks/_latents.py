@@ -61,9 +61,7 @@ def latent_inversion_attack(scene: Scene) -> list[Finding]:
 def _told(scene: Scene, party: str) -> dict[str, Batch]:
     """What the active party knows of rows, by source: messages, and what it opened."""
     told = {each.source: each.averaged() for each in scene.told_by(party)}
-    for i, each in enumerate(scene.transcript.openings(party, "moments.scores")):
-        told[f"moments.scores, opened {i + 1}"] = (each["rows"].astype(np.int64), each["scores"])
-    return told
+    return told | scene.scores_opened(party)
 
 
 def _side_by_side(rows: np.ndarray, told: dict[str, Batch]) -> dict[str, np.ndarray]:
@@ -114,6 +112,7 @@ def _invert(
             frame,
             attack=f"{frame.attack}, worst column",
             source=most,
+            metric=f"{frame.metric}, {scene.own_names(frame.victim, rows)[column]}",
             score=over_draws(r2[most][:, column].tolist()),
             control=over_draws(r2[""][:, column].tolist()),
         ),

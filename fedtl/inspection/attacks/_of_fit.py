@@ -12,7 +12,7 @@ from fedtl.alignment import canonical_ids
 from fedtl.federation import Federation, SimulatedParties, Transcript
 from fedtl.inspection.attacks._scene import Scene
 from fedtl.inspection.attacks._updates import RowwiseScene
-from fedtl.learning.columns import Columns, as_columns
+from fedtl.learning.columns import as_columns, numeric_columns
 from fedtl.learning.targets import is_unlabeled
 from fedtl.parties import Table
 
@@ -66,12 +66,14 @@ def scene_of_fit(
             for piece, values in features.chunks(columns, rows):
                 encoded[service.name][rows[piece]] = values
     active = estimator.parties_[0].name
+    tables = {name: standardised(block) for name, block in blocks.items()}
     scene = Scene(
         transcript=transcript,
         active=active,
         passive=tuple(services.names),
         labels=labels,
-        columns={name: standardised(as_columns(block)) for name, block in blocks.items()},
+        columns={name: values for name, (values, _) in tables.items()},
+        names={name: names for name, (_, names) in tables.items()},
         encoded=encoded,
         ids=_ids(estimator, X),
         most_ids=most_ids,
@@ -138,30 +140,37 @@ def _labels(estimator: Any, y: np.ndarray) -> tuple[np.ndarray, str]:
     return marks, f"label attacks look for the class {rarest!s} ({share:.1%} of the labelled rows)"
 
 
-def standardised(columns: Columns) -> np.ndarray:
+def standardised(block: Any) -> tuple[np.ndarray, list[str]]:
     """Return a party's columns as numbers of mean 0 and variance 1, NaN in rows it does not know.
 
     Parameters
     ----------
-    columns : Columns
-        Numbers and categories.
+    block : ndarray or dataframe of shape (n_rows, n_columns)
+        The party's columns.
 
     Returns
     -------
-    ndarray of shape (n_rows, n_numbers + n_levels), dtype float64
+    values : ndarray of shape (n_rows, n_numbers + n_levels), dtype float64
         A missing number is the mean; a category is a column for each of its 30 commonest levels.
+    names : list of str
+        Their names, or positions in the block; those of levels with the level.
     """
-    known = columns.known()
+    columns = as_columns(block)
+    known, numeric = columns.known(), numeric_columns(block)
+    given = [str(name) for name in getattr(block, "columns", range(len(numeric)))]
+    names = [name for name, is_number in zip(given, numeric, strict=True) if is_number]
+    categorical = [name for name, is_number in zip(given, numeric, strict=True) if not is_number]
     parts = [columns.numbers]
-    for j in range(columns.categories.shape[1]):
+    for j, name in enumerate(categorical):
         values = columns.categories[:, j].astype(str)
         levels, counts = np.unique(values[known], return_counts=True)
         for level in levels[np.argsort(-counts)][:_MOST_LEVELS]:
             parts.append((values == level).astype(np.float64)[:, None])
+            names.append(f"{name}={level}")
     whole = np.hstack(parts)
     inside = whole[known]
-    mean = np.nanmean(inside, axis=0) if len(inside) else np.zeros(whole.shape[1])
-    scale = np.nanstd(inside, axis=0) if len(inside) else np.ones(whole.shape[1])
-    scaled = np.nan_to_num((whole - mean) / np.where(scale > 0, scale, 1.0))
-    scaled[~known] = np.nan
-    return scaled
+    missing = np.isnan(inside).all(axis=0)
+    inside = np.where(missing, 0.0, inside)
+    scale = np.nanstd(inside, axis=0)
+    scaled = (whole - np.nanmean(inside, axis=0)) / np.where(scale > 0, scale, 1.0)
+    return np.where(known[:, None], np.nan_to_num(scaled), np.nan), names

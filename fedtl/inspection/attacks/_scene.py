@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedtl.federation import Transcript
+from fedtl.federation import Opening, Transcript
 from fedtl.inspection.attacks._finding import Finding
-from fedtl.inspection.attacks._told import RowNumbers, numbers_of_rows
+from fedtl.inspection.attacks._told import Batch, RowNumbers, numbers_of_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,8 @@ class Scene:
         whose columns are not at hand is left out.
     encoded : mapping of str to ndarray of shape (n_rows, width)
         What each passive party's linear model sees of its columns.
+    names : mapping of str to sequence of str
+        Names of the columns of `columns`, where they have any.
     ids : sequence of bytes
         Ids of the active party's rows, where they were matched by ids.
     most_ids : mapping of str to (int or None)
@@ -47,6 +49,7 @@ class Scene:
     labels: np.ndarray
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     encoded: Mapping[str, np.ndarray] = field(default_factory=dict)
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ids: Sequence[bytes] = ()
     most_ids: Mapping[str, int | None] = field(default_factory=dict)
     seed: int = 0
@@ -63,6 +66,30 @@ class Scene:
         """Return the numbers of single rows that the active party received from it."""
         return numbers_of_rows(self.transcript.with_party(party), "received")
 
+    def scores_opened(self, party: str, holder: str = "") -> dict[str, Batch]:
+        """Return the numbers of single rows that somebody made of protected messages, by source.
+
+        Parameters
+        ----------
+        party : str
+            The passive party with whom messages were exchanged.
+        holder : str, default=""
+            Who opened them; empty for the active party.
+
+        Returns
+        -------
+        dict of str to (ndarray, ndarray)
+            Rows and numbers of every opening that has ``rows`` and ``scores``.
+        """
+        found: dict[str, Batch] = {}
+        for event in self.transcript.events:
+            if not isinstance(event, Opening) or (event.party, event.holder) != (party, holder):
+                continue
+            if {"rows", "scores"} <= set(event.numbers):
+                rows = event.numbers["rows"].astype(np.int64)
+                found[f"{event.kind}, opened {len(found) + 1}"] = rows, event.numbers["scores"]
+        return found
+
     def labeled(self, rows: np.ndarray) -> np.ndarray:
         """Return which of these rows have a label."""
         return ~np.isnan(self.labels[rows])
@@ -71,8 +98,16 @@ class Scene:
         """Return a party's own columns of some rows; None if they are not at hand."""
         if party not in self.columns:
             return None
+        return np.nan_to_num(self.columns[party][rows])[:, self._varying(party, rows)]
+
+    def own_names(self, party: str, rows: np.ndarray) -> list[str]:
+        """Return names of the columns of :meth:`own`; their numbers if they have none."""
+        names = self.names.get(party, range(self.columns[party].shape[1]))
+        return [str(name) for name, v in zip(names, self._varying(party, rows), strict=True) if v]
+
+    def _varying(self, party: str, rows: np.ndarray) -> np.ndarray:
         own = np.nan_to_num(self.columns[party][rows])
-        return own[:, np.ptp(own, axis=0) > 0] if len(own) else own
+        return np.asarray(np.ptp(own, axis=0) > 0 if len(own) else own.any(axis=0))
 
     def against_labels(self, number: str, attack: str, party: str, why: str = "") -> Finding:
         """Return the frame of a finding: a passive party that attacks labels."""

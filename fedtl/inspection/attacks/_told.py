@@ -77,8 +77,8 @@ def numbers_of_rows(crossings: Sequence[Crossing], direction: str) -> list[RowNu
     Notes
     -----
     A tensor with an axis that its schema calls ``rows`` is about the rows that the message, or for
-    a reply its request, names in ``rows``; ``last`` stands for those of the request of the same
-    kind before.
+    a reply its request, names in ``rows``; if it names none, those that its protocol named last.
+    ``last`` stands for the rows of the request of the same kind before.
     """
     found: dict[tuple[str, str, int], RowNumbers] = {}
     rows_of_kind: dict[str, np.ndarray] = {}
@@ -86,11 +86,13 @@ def numbers_of_rows(crossings: Sequence[Crossing], direction: str) -> list[RowNu
     for crossing in crossings:
         message = crossing.message
         if crossing.direction == "sent":
-            axes = {}
+            protocol, axes = message.kind.split(".")[0], {}
             if "rows" in message.schema:
                 rows = message.rows.astype(np.int64)  # type: ignore[attr-defined]
                 axes = {"rows": rows, "last": rows_of_kind.get(message.kind, rows[:0])}
-                rows_of_kind[message.kind] = rows
+                rows_of_kind[message.kind] = rows_of_kind[protocol] = rows
+            elif protocol in rows_of_kind:
+                axes = {"rows": rows_of_kind[protocol]}
         if crossing.direction == direction:
             for name, about, values in _fields(message, axes):
                 key = (message.kind, name, values.shape[1])
