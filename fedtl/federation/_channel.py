@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from fedtl.exceptions import PartyError
 from fedtl.federation._ledger import Ledger
+from fedtl.federation._transcript import recording
 from fedtl.parties import PartyService
 from fedtl.wire import Message, checked_size, decode, encode
 
@@ -42,6 +43,8 @@ class InProcessChannel:
     def __init__(self, service: PartyService, ledger: Ledger, serialize: bool = False) -> None:
         self.name = service.name
         self._service, self._ledger, self._serialize = service, ledger, serialize
+        # Taken here: threads that ask later do not see what their caller records.
+        self._transcript = recording()
 
     def ask(self, request: Message, expected: type[R]) -> R:
         """Send a request and return its reply.
@@ -70,12 +73,19 @@ class InProcessChannel:
             raise PartyError(self.name, f"replied {reply.kind!r} instead of {expected.kind!r}")
         return reply
 
+    def record(self, direction: str, crossed: Message) -> None:
+        """Keep a message, if that was asked for when the channel was made."""
+        if self._transcript is not None:
+            self._transcript.add(self.name, direction, crossed)
+
     def _cross(self, direction: str, sent: Message) -> Message:
         if self._serialize:
             data = encode(sent)
             self._ledger.add(self.name, direction, sent.kind, len(data), sent.protection)
+            self.record(direction, sent)
             return decode(data, self._service.policy.limits)
         n_bytes = checked_size(sent)
         self._service.policy.limits.allow(n_bytes)
         self._ledger.add(self.name, direction, sent.kind, n_bytes, sent.protection)
+        self.record(direction, sent)
         return sent

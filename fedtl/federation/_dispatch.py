@@ -47,10 +47,16 @@ def ask_all(
         return list(Parallel()(jobs))
     simulated = [cast(InProcessChannel, channel) for channel in channels]
     copies = [InProcessChannel(c._service, Ledger(), c._serialize) for c in simulated]
+    for copy in copies:
+        copy._transcript = None  # what it would record in another process would not come back
     jobs = (delayed(_ask_apart)(c, r, expected) for c, r in zip(copies, requests, strict=True))
     replies = []
-    for channel, (reply, copy) in zip(simulated, Parallel()(jobs), strict=True):
+    answers = Parallel()(jobs)
+    for channel, request, (reply, copy) in zip(simulated, requests, answers, strict=True):
         _bring_back(channel, copy)
+        channel.record("sent", request)
+        if isinstance(reply, Message):
+            channel.record("received", reply)
         replies.append(reply)
     return replies
 

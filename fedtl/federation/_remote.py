@@ -18,6 +18,7 @@ from fedtl.alignment import NORMALISATIONS, AlignmentCache, SharedCache
 from fedtl.exceptions import PartyError
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._lines import Lines, Patience
+from fedtl.federation._transcript import recording
 from fedtl.federation._transport import transport_for
 from fedtl.identity import Identity
 from fedtl.wire import Describe, Description, Failure, Message, decode, encode, raised
@@ -361,6 +362,7 @@ class RemoteChannel:
     ) -> None:
         self.name = name
         self._federation, self._ledger, self._lease = federation, ledger, lease
+        self._transcript = recording()
 
     def ask(self, request: Message, expected: type[R]) -> R:
         """Send a request and return its reply.
@@ -400,6 +402,8 @@ class RemoteChannel:
         return reply
 
     def _count(self, direction: str, crossed: Message, n_bytes: int) -> None:
+        if self._transcript is not None:
+            self._transcript.add(self.name, direction, crossed)
         for ledger in (self._ledger, self._federation.ledger):
             ledger.add(self.name, direction, crossed.kind, n_bytes, crossed.protection)
 

@@ -26,7 +26,7 @@ from typing import Annotated, Protocol
 import numpy as np
 
 from fedtl.exceptions import PartyError
-from fedtl.federation import Channel
+from fedtl.federation import Channel, opened
 from fedtl.parties import PartyService, Session
 from fedtl.wire import Message, Tensor, message
 
@@ -150,7 +150,9 @@ def ask_moments(
         targets=targets,
     )
     reply = channel.ask(request, MomentsReply)
-    return unpack(reply.gram, reply.cross.shape[1]), reply.cross
+    gram = unpack(reply.gram, reply.cross.shape[1])
+    opened(channel.name, "moments.sums", gram=gram, cross=reply.cross)
+    return gram, reply.cross
 
 
 def ask_scores(
@@ -195,7 +197,9 @@ def ask_scores(
         held_out=held_out,
         coefficients=held_out[0][:, :0] if coefficients is None else coefficients,
     )
-    return channel.ask(request, Scores).scores
+    scores = channel.ask(request, Scores).scores
+    opened(channel.name, "moments.scores", rows=rows, folds=folds, held_out=held_out, scores=scores)
+    return scores
 
 
 class ClearMoments:

@@ -31,7 +31,7 @@ from typing import Annotated
 import numpy as np
 
 from fedtl.exceptions import PartyError
-from fedtl.federation import Channel
+from fedtl.federation import Channel, opened
 from fedtl.parties import PartyService, Session
 from fedtl.privacy.fixed_point import FixedPoint, FixedPointError, magnitude_bits
 from fedtl.privacy.keys import CryptoError
@@ -165,18 +165,20 @@ class ProtectedMoments(ProtectedExchange):
         n_columns = gram.shape[1] - 1
         width = self._key.public.ciphertext_bytes
         check_shape(channel.name, reply.sums, (n_groups, n_parts, n_columns, width))
-        opened = self._opened(channel.name, reply.sums, slots)
+        decrypted = self._opened(channel.name, reply.sums, slots)
         cross = np.empty((n_folds, 1 + n_columns, n_targets))
         for fold in range(n_folds):
             inside = folds == fold
             cross[fold, 0] = targets[inside].sum(axis=0)
             group, first = divmod(fold, together)
-            numbers = opened[group, :, :, : min(slots.count, together * n_targets)]
+            numbers = decrypted[group, :, :, : min(slots.count, together * n_targets)]
             if n_parts == 1:
                 numbers = numbers[:, :, first * n_targets : (first + 1) * n_targets]
             in_a_row = numbers.transpose(1, 0, 2).reshape(n_columns, -1)
             cross[fold, 1:] = in_a_row[:, :n_targets]
-        return factor * gram, factor * cross
+        gram, cross = factor * gram, factor * cross
+        opened(channel.name, "moments.sums", gram=gram, cross=cross)
+        return gram, cross
 
     def ask_scores(
         self,

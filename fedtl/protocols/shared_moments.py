@@ -36,7 +36,7 @@ from typing import Annotated
 import numpy as np
 
 from fedtl.exceptions import PartyError
-from fedtl.federation import Channel
+from fedtl.federation import Channel, opened
 from fedtl.parties import PartyService, Session
 from fedtl.privacy import FixedPointError, shares
 from fedtl.privacy.fixed_point import FixedPoint, magnitude_bits, plan_product
@@ -210,7 +210,9 @@ class SharedMoments(ProtectedExchange):
             )
             cross[fold, 0] = targets[i].sum(axis=0)
             cross[fold, 1:] = _opened(channel.name, product, check, left, right)
-        return factor * unpack(reply.gram, 1 + public.width), factor * cross
+        gram, cross = factor * unpack(reply.gram, 1 + public.width), factor * cross
+        opened(channel.name, "moments.sums", gram=gram, cross=cross)
+        return gram, cross
 
     def ask_scores(
         self,
@@ -281,8 +283,11 @@ class SharedMoments(ProtectedExchange):
             product = shares.right_product(
                 private[fold], reply.masked[i], reply.shares[i], hand.corrections[fold]
             )
-            opened = _opened(channel.name, product, check, left, right)
-            scores[i] = opened + held_out[fold, 0]
+            products = _opened(channel.name, product, check, left, right)
+            scores[i] = products + held_out[fold, 0]
+        opened(
+            channel.name, "moments.scores", rows=rows, folds=folds, held_out=held_out, scores=scores
+        )
         return scores
 
     def _key(self, channel: Channel, session: str) -> Public:
