@@ -121,8 +121,9 @@ class NvflareTransport:
             return Unreached(f"site {self.site!r} did not answer in time", final=True)
         if code == grpc.StatusCode.ABORTED:  # the session itself says what happened
             return Unreached(details, final=False)
+        why = details.rpartition("error: ")[2]
         return Unreached(
-            f"no session answers at {self.socket} ({details}); see whether its job is running "
+            f"no session answers at {self.socket} ({why}); see whether its job is running "
             "('nvflare job list'), and start one",
             final=False,
         )

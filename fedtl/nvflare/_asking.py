@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from nvflare.apis.fl_context import FLContext
@@ -32,7 +34,9 @@ class Asking(SiteExecutor):
         path = socket_of(fl_ctx.get_engine().get_workspace().get_root_dir())
         path.parent.mkdir(mode=0o700, exist_ok=True)
         os.chmod(path.parent, 0o700)
-        path.unlink(missing_ok=True)
+        if _somebody_listens(path):
+            raise ValueError(f"another session of this site is open: {path}")
+        path.unlink(missing_ok=True)  # of one that was killed
         options = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
@@ -49,6 +53,11 @@ class Asking(SiteExecutor):
         finally:
             server.stop(0).wait()
             path.unlink(missing_ok=True)
+
+
+def _somebody_listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as knock:
+        return knock.connect_ex(str(path)) == 0
 
 
 def _passes_on(sealed: Sealed) -> Any:

@@ -158,11 +158,13 @@ class Sites:
                 raise TimeoutError(f"{n_sites} sites did not come within {seconds} s")
             time.sleep(0.5)
 
-    def open_session(self, *passive: str, seconds: float = 120.0) -> str:
-        """Submit a session job, and return its id when the bank can ask."""
-        job = write_job(self.folder / "session", "bank", passive)
+    def open_session(self, *passive: str, active: str = "bank", seconds: float = 120.0) -> str:
+        """Submit a session job, and return its id when the active party can ask."""
+        listening, until = socket_of(self.workspace(active)), time.monotonic() + seconds
+        if listening.exists():
+            raise RuntimeError(f"{active!r} has a session already")
+        job = write_job(self.folder / "session", active, passive)
         job_id: str = self.admin.submit_job(str(job))
-        listening, until = socket_of(self.workspace("bank")), time.monotonic() + seconds
         while not listening.exists():
             status = self.status(job_id)
             if status.startswith("FINISHED") or time.monotonic() > until:
@@ -176,7 +178,7 @@ class Sites:
         return str(meta.get("status"))
 
     def close_session(self, job_id: str, seconds: float = 60.0) -> str:
-        """Abort a session, and return its status when it has ended at all sites."""
+        """Abort a session, and return its status when it has ended."""
         if not self.status(job_id).startswith("FINISHED"):
             self.admin.abort_job(job_id)
         return self.wait_for_end(job_id, seconds)
