@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from fedtl.identity import Partner, fingerprint_of
 from fedtl.nvflare._sealed import Sealed, SiteExecutor
-from fedtl.server import Endpoint, PartyFile
+from fedtl.server import AuditError, Endpoint, PartyFile
 
 _WORKERS = 8
 _SWEEP_SECONDS = 1.0
@@ -45,12 +46,17 @@ class Answering(SiteExecutor):
         try:
             endpoint.audit.append(event="started", address=f"nvflare://{site}")
             Sealed(fl_ctx).serve(_answers(endpoint, pool, frozenset(party.callers)))
+            self.answers = True
             while not abort_signal.triggered:
                 time.sleep(_SWEEP_SECONDS)
-                endpoint.sweep()
+                try:
+                    endpoint.sweep()
+                except OSError as error:
+                    self.log_error(fl_ctx, str(error))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            endpoint.audit.append(event="stopped")
+            with contextlib.suppress(AuditError):
+                endpoint.audit.append(event="stopped")
             endpoint.audit.close()
             threads.restore_original_limits()
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.fuel.f3.cellnet.defs import ReturnCode
 
 from fedtl.federation._nvflare import METHOD, SERVICE, SITE, socket_of
-from fedtl.nvflare._sealed import Sealed, SiteExecutor
+from fedtl.nvflare._sealed import ALIVE, ANSWERS, Sealed, SiteExecutor
 
 _WORKERS = 32
+_PATIENCE = 5.0
 
 
 class Asking(SiteExecutor):
@@ -45,6 +47,7 @@ class Asking(SiteExecutor):
         handler = grpc.unary_unary_rpc_method_handler(_passes_on(sealed))
         generic = grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})
         server.add_generic_rpc_handlers((generic,))
+        self._wait_for_answers(fl_ctx, abort_signal)
         server.add_insecure_port(f"unix:{path}")
         server.start()
         try:
@@ -53,6 +56,17 @@ class Asking(SiteExecutor):
         finally:
             server.stop(0).wait()
             path.unlink(missing_ok=True)
+
+    def _wait_for_answers(self, fl_ctx: FLContext, abort_signal: Signal) -> None:
+        """Wait until the others have begun: nothing is sealed for who is not there yet."""
+        engine = fl_ctx.get_engine()
+        sites = [client.name for client in engine.get_clients()]
+        sites.remove(fl_ctx.get_identity_name())
+        while sites and not abort_signal.triggered:
+            replies = engine.send_aux_request(sites, ALIVE, Shareable(), _PATIENCE, fl_ctx)
+            begun = {site for site, reply in replies.items() if reply.get_header(ANSWERS, False)}
+            sites = [site for site in sites if site not in begun]
+            time.sleep(0.2)
 
 
 def _somebody_listens(path: Path) -> bool:

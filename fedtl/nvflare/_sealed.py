@@ -18,10 +18,11 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, MessageType, ReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.cellnet.identity import get_cert_common_name_from_pem
 from nvflare.fuel.f3.cellnet.utils import make_reply as make_cell_reply
 from nvflare.fuel.f3.message import Message
 
-TASK, ALIVE = "fedtl.session", "fedtl.alive"
+TASK, ALIVE, ANSWERS = "fedtl.session", "fedtl.alive", "fedtl.answers"
 CHANNEL, TOPIC = "fedtl", "ask"
 _SEALED = "fedtl_sealed"
 
@@ -67,8 +68,9 @@ class Sealed:
                 return make_cell_reply(ReturnCode.UNAUTHENTICATED, "not sealed", b"")
             # The signature was checked against this certificate, and its name against the origin.
             certificate = self.core.credential_manager.get_certificate(origin)
+            site = get_cert_common_name_from_pem(certificate)
             try:
-                said = answer(FQCN.get_root(origin), certificate, bytes(request.payload))
+                said = answer(site, certificate, bytes(request.payload))
             except Exception as error:
                 return make_cell_reply(ReturnCode.PROCESS_EXCEPTION, type(error).__name__, b"")
             if said is None:
@@ -79,14 +81,20 @@ class Sealed:
 
 
 class SiteExecutor(Executor):
-    """A site's part in a session: it lasts as long as the session's one task."""
+    """A site's part in a session: it lasts as long as the session's one task.
+
+    Attributes
+    ----------
+    answers : bool
+        Whether it has begun to answer, which it tells with its sign of life.
+    """
+
+    answers = False
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Answer the server's question whether this process lives."""
         if event_type == EventType.START_RUN:
-            fl_ctx.get_engine().register_aux_message_handler(
-                ALIVE, lambda topic, request, fl_ctx: make_reply(TaskCode.OK)
-            )
+            fl_ctx.get_engine().register_aux_message_handler(ALIVE, self._alive)
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -104,6 +112,11 @@ class SiteExecutor(Executor):
     def take_part(self, fl_ctx: FLContext, abort_signal: Signal) -> None:
         """Do what the site is there for, until the signal is given."""
         raise NotImplementedError
+
+    def _alive(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+        reply = make_reply(TaskCode.OK)
+        reply.set_header(ANSWERS, self.answers)
+        return reply
 
 
 def _sealed_only(message: Message) -> Message | None:

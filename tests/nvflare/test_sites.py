@@ -40,7 +40,7 @@ def make_data(n=200):
     known[: n // 2] = True
     X[~np.repeat(known, 2, axis=1)] = np.nan
     columns = {name: [f"{name}1", f"{name}2"] for name in NAMES}
-    frame = pd.DataFrame(X, columns=sum(columns.values(), []))
+    frame = pd.DataFrame(X, columns=[name for own in columns.values() for name in own])
     return Bunch(X=frame, columns=columns, y=(factors.sum(axis=1) > 0).astype(int))
 
 
@@ -96,7 +96,7 @@ def lines(sites, name):
 @pytest.mark.parametrize("solver", ["moments", "latent"])
 def test_sites_give_the_identical_model(sites, session, data, solver, n_parties):
     names = NAMES[:n_parties]
-    X = data.X[sum((data.columns[name] for name in names), [])]
+    X = data.X[[column for name in names for column in data.columns[name]]]
     own = data.X[data.columns["bank"]]
     local = estimator(data, *names, solver=solver).fit(X, data.y)
     with connect(sites, *names[1:]) as federation:
