@@ -57,9 +57,13 @@ class Sealed:
         return code, bytes(reply.payload)
 
     def serve(self, answer: Any) -> None:
-        """Answer by a function of the site's name, its certificate as PEM, and bytes.
+        """Answer by a function.
 
-        It returns bytes, or None for a site that is not answered.
+        Parameters
+        ----------
+        answer : callable
+            Called with the asking site's name, its certificate as PEM, and bytes; it returns
+            bytes, or None for a site that is not answered.
         """
 
         def reply(request: Message) -> Message:

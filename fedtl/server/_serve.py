@@ -147,8 +147,24 @@ def open_endpoint(
 
     Parameters
     ----------
-    name, table, encoder, state, policy, approval, shows_columns, session_hours, fsync
-        See :func:`serve`.
+    name : str
+        See :func:`serve` for this and the others.
+    table : KeyedTable, ndarray or dataframe
+        Its rows.
+    encoder : Encoder, optional
+        How it encodes its columns.
+    state : str or Path
+        Folder for the audit log and what is used of the quotas.
+    policy : Policy, optional
+        What it answers.
+    approval : bool, default=False
+        Whether a person has to approve each fit.
+    shows_columns : bool, default=False
+        Whether partners are told the names and types of the columns.
+    session_hours : float, default=24.0
+        How long a session is kept that nobody asks about.
+    fsync : bool, default=False
+        Whether each line of the audit log is forced to the disk.
 
     Returns
     -------
