@@ -12,7 +12,7 @@ from fedtl import Encoder, FederatedTransferClassifier
 from fedtl.federation import Federation
 
 
-def main(folder: Path, **addresses: str) -> float:
+def main(folder: Path, credentials: str | Path | None = None, **addresses: str) -> float:
     """Compare the bank alone with the federation, and return the federation's score."""
     table = pd.read_parquet(folder / "table.parquet").set_index("customer")
     y = table.pop("label")
@@ -21,7 +21,8 @@ def main(folder: Path, **addresses: str) -> float:
         [("bank", Encoder(), list(table.columns))], solver="moments", random_state=0
     )
     before = cross_val_score(alone, table, y, cv=3, scoring="roc_auc").mean()
-    with Federation.connect(credentials=folder / "identity", **addresses) as federation:
+    credentials = credentials or folder / "identity"
+    with Federation.connect(credentials=credentials, **addresses) as federation:
         for name, told in federation.describe().items():
             print(f"{name}: {told.get('error') or told['protocols']}")
         clf = FederatedTransferClassifier(

@@ -20,7 +20,6 @@ from fedtl.federation._ledger import Ledger
 from fedtl.federation._lines import Lines, Patience
 from fedtl.federation._transcript import recording
 from fedtl.federation._transport import transport_for
-from fedtl.identity import Identity
 from fedtl.wire import Describe, Description, Failure, Message, decode, encode, raised
 
 R = TypeVar("R", bound=Message)
@@ -110,7 +109,8 @@ class Federation:
         Parameters
         ----------
         credentials : str or Path
-            Folder of this party's identity, in which the others' certificates are pinned.
+            Folder of this party's identity, in which the others' certificates are pinned; with
+            addresses of NVIDIA FLARE, the workspace of this party's site.
         deadline : float, default=300.0
             Seconds that one answer may take, attempts and waiting included.
         reconnect : float, default=30.0
@@ -132,8 +132,9 @@ class Federation:
             :class:`~fedtl.exceptions.DroppedPartyWarning`, and the ledgers count them in
             ``missed_rows``. A fit needs all parties in any case.
         **addresses : str
-            Address of each party by its name, as ``shop="shop.example:9443"``. The name must be
-            that of the party's certificate.
+            Address of each party by its name, as ``shop="shop.example:9443"``, or
+            ``shop="nvflare://shop"`` for a site of NVIDIA FLARE. The name must be that of the
+            party's certificate.
 
         Returns
         -------
@@ -155,8 +156,7 @@ class Federation:
         --------
         >>> import tempfile, numpy as np
         >>> from fedtl.federation import Federation
-        >>> from fedtl.identity import Identity
-        >>> from fedtl.server import serve
+        >>>         >>> from fedtl.server import serve
         >>> folder = tempfile.TemporaryDirectory()
         >>> shop = Identity.create(f"{folder.name}/shop", "shop")
         >>> bank = Identity.create(f"{folder.name}/bank", "bank")
@@ -173,9 +173,8 @@ class Federation:
         """
         if not addresses:
             raise ValueError("no party is named; write connect(shop='host:port', ...)")
-        identity = Identity(credentials)
         for name, address in addresses.items():
-            transport_for(name, address, identity)
+            transport_for(name, address, credentials)
         if not 0 < reconnect <= deadline <= 600:
             raise ValueError(
                 f"reconnect={reconnect} and deadline={deadline} are seconds with "
@@ -300,9 +299,8 @@ class Federation:
         with self._lock:
             # A forked process must not use its parent's connections.
             if self._live is None or self._live[0] != os.getpid():
-                identity = Identity(self.credentials)
                 transports = {
-                    name: transport_for(name, address, identity)
+                    name: transport_for(name, address, self.credentials)
                     for name, address in self.addresses.items()
                 }
                 self._live = os.getpid(), Lines(self.group, transports, self.patience)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from fedtl.identity import Identity
@@ -165,10 +167,24 @@ class GrpcTransport:
         return Unreached(f"{self.address} cannot be reached: {details}", final=False)
 
 
-_SCHEMES: dict[str, Callable[[str, str, Identity], Transport]] = {"grpc": GrpcTransport}
+def _grpc(name: str, address: str, credentials: str | Path) -> Transport:
+    return GrpcTransport(name, address, Identity(credentials))
 
 
-def transport_for(name: str, address: str, identity: Identity) -> Transport:
+def _nvflare(name: str, address: str, credentials: str | Path) -> Transport:
+    from fedtl.federation._nvflare import NvflareTransport
+
+    return NvflareTransport(name, address, credentials)
+
+
+# What stands behind the scheme, and what makes a transport of it.
+_SCHEMES: dict[str, tuple[str, Callable[[str, str, str | Path], Transport]]] = {
+    "grpc": (r".*:\d+", _grpc),
+    "nvflare": (r"[\w.-]+", _nvflare),
+}
+
+
+def transport_for(name: str, address: str, credentials: str | Path) -> Transport:
     """Return the transport that an address asks for.
 
     Parameters
@@ -176,9 +192,9 @@ def transport_for(name: str, address: str, identity: Identity) -> Transport:
     name : str
         Name of the party.
     address : str
-        ``"host:port"``, or with a scheme in front: ``"grpc://host:port"``.
-    identity : Identity
-        Who asks.
+        ``"host:port"``, or with a scheme in front: ``"grpc://host:port"``, ``"nvflare://site"``.
+    credentials : str or Path
+        Folder of whoever asks: its identity, or over NVIDIA FLARE the workspace of its site.
 
     Returns
     -------
@@ -187,13 +203,16 @@ def transport_for(name: str, address: str, identity: Identity) -> Transport:
 
     Raises
     ------
+    FileNotFoundError
+        If that folder does not hold what the transport needs.
     ValueError
-        If the address has an unknown scheme or no port.
+        If the address has an unknown scheme, no port, or no site.
     """
     scheme, _, rest = address.rpartition("://")
-    if (scheme or "grpc") not in _SCHEMES or not rest.rpartition(":")[2].isdigit():
+    pattern, transport = _SCHEMES.get(scheme or "grpc", ("", _grpc))
+    if not pattern or not re.fullmatch(pattern, rest):
         raise ValueError(
             f"party {name!r}: {address!r} is no address; write 'host:port', or a scheme in front "
-            f"of it ({', '.join(_SCHEMES)}), as 'grpc://host:port'"
+            f"of it ({', '.join(_SCHEMES)}), as 'grpc://host:port' or 'nvflare://site'"
         )
-    return _SCHEMES[scheme or "grpc"](name, rest, identity)
+    return transport(name, rest, credentials)

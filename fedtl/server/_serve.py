@@ -113,6 +113,69 @@ def serve(
             f"the identity in {credentials} is that of {identity.name!r}, not of {name!r}; "
             "partners would refuse it"
         )
+    endpoint = open_endpoint(
+        name,
+        table,
+        encoder,
+        state=state,
+        policy=policy,
+        approval=approval,
+        shows_columns=shows_columns,
+        session_hours=session_hours,
+        fsync=fsync,
+    )
+    try:
+        return Server(endpoint, identity, address)
+    except BaseException:
+        endpoint.audit.close()
+        raise
+
+
+def open_endpoint(
+    name: str,
+    table: Any,
+    encoder: Recipe | None = None,
+    *,
+    state: str | Path,
+    policy: Policy | None = None,
+    approval: bool = False,
+    shows_columns: bool = False,
+    session_hours: float = 24.0,
+    fsync: bool = False,
+) -> Endpoint:
+    """Set up a party that answers bytes with bytes, whatever carries them.
+
+    Parameters
+    ----------
+    name : str
+        See :func:`serve` for this and the others.
+    table : KeyedTable, ndarray or dataframe
+        Its rows.
+    encoder : Encoder, optional
+        How it encodes its columns.
+    state : str or Path
+        Folder for the audit log and what is used of the quotas.
+    policy : Policy, optional
+        What it answers.
+    approval : bool, default=False
+        Whether a person has to approve each fit.
+    shows_columns : bool, default=False
+        Whether partners are told the names and types of the columns.
+    session_hours : float, default=24.0
+        How long a session is kept that nobody asks about.
+    fsync : bool, default=False
+        Whether each line of the audit log is forced to the disk.
+
+    Returns
+    -------
+    Endpoint
+        With its audit log open.
+
+    Raises
+    ------
+    OSError
+        If the state cannot be used.
+    """
     state = Path(state)
     state.mkdir(parents=True, exist_ok=True)
     if not isinstance(table, KeyedTable):
@@ -122,14 +185,13 @@ def serve(
     service = PartyService(name, table, encoder or PlainRecipe(), ANSWERS, policy=policy)
     audit = AuditLog(state / AUDIT, every_line=fsync)
     try:
-        endpoint = Endpoint(
+        return Endpoint(
             service,
             audit,
             UsageFile(state / USAGE, state / APPROVALS if approval else None),
             bounds=Bounds(session_seconds=3600.0 * session_hours),
             shows_columns=shows_columns,
         )
-        return Server(endpoint, identity, address)
     except BaseException:
         audit.close()
         raise
@@ -192,6 +254,9 @@ class PartyFile:
         See :func:`serve`.
     policy : PolicySettings
         What is answered.
+    callers : list of str, optional
+        Sites that are answered over NVIDIA FLARE; nobody by default. Over gRPC it is the pinned
+        certificates that say who is.
     folder : Path
         Where the file is.
     """
@@ -205,6 +270,7 @@ class PartyFile:
     session_hours: float = 24.0
     fsync: bool = False
     policy: PolicySettings = field(default_factory=PolicySettings)
+    callers: list[str] = field(default_factory=list)
     folder: Path = Path()
 
     @classmethod
@@ -237,19 +303,25 @@ class PartyFile:
 
     def server(self) -> Server:
         """Return the server that the file describes, not started yet."""
-        policy = self.policy.policy()
-        return serve(
-            self.name,
-            read_table(self.name, self.folder, self.inside(self.state), policy, self.table),
-            credentials=self.inside(self.credentials),
-            state=self.inside(self.state),
-            address=self.listen,
-            policy=policy,
-            approval=self.policy.approval,
-            shows_columns=self.policy.shows_columns,
-            session_hours=self.session_hours,
-            fsync=self.fsync,
-        )
+        credentials = self.inside(self.credentials)
+        return serve(**self._party(), credentials=credentials, address=self.listen)
+
+    def endpoint(self) -> Endpoint:
+        """Return what answers, for another transport."""
+        return open_endpoint(**self._party())
+
+    def _party(self) -> dict[str, Any]:
+        policy, state = self.policy.policy(), self.inside(self.state)
+        return {
+            "name": self.name,
+            "table": read_table(self.name, self.folder, state, policy, self.table),
+            "state": state,
+            "policy": policy,
+            "approval": self.policy.approval,
+            "shows_columns": self.policy.shows_columns,
+            "session_hours": self.session_hours,
+            "fsync": self.fsync,
+        }
 
 
 def read_table(
