@@ -39,7 +39,7 @@ _BLENDS = np.linspace(0.0, 1.0, 5)
 _ROWS_FOR_NETWORK = 200
 _ROWS_TO_STACK_NETWORK = 500
 _MANY_ROWS = 100
-"""With fewer rows nothing is stacked, and an average has to be twice as sure: a few rows of the
+"""With fewer rows nothing is stacked, and an average has to be three times as sure: a few rows of the
 rarer class decide what looks best, and their errors are far from normal."""
 _EXPERT_SCALE = 3.0
 _ALL_SUBSETS_UP_TO = 6
@@ -260,7 +260,7 @@ class Decisions:
             anchor = self.singles[ACTIVE][rows]
             wanted = TRUST_STACK if isinstance(stack, LogitStack) else TRUST_AVERAGE
             if self.problem.task == "binary" and len(rows) < _MANY_ROWS:
-                wanted *= 2.0
+                wanted *= 3.0
             trust = guard_weight(self._gain(rows, anchor, served), wanted)
             served = anchor + trust * (served - anchor)
             shares = {name: trust * share for name, share in shares.items()}
