@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context, clone, is_classifier
+from sklearn.base import _fit_context, clone
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import (
     ClassifierTags,
@@ -27,29 +27,20 @@ from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
 from fedtl.estimators._parties import as_table
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
+from fedtl.estimators._tuning_checks import check_private, classifies, has_output
 from fedtl.federation import Ledger
 from fedtl.inspection import TuningReport
 from fedtl.learning.compression import Compression
 from fedtl.learning.local import LocalRecipe, Shape, kind_of
 from fedtl.learning.strategies import STRATEGIES, Strategy
 from fedtl.parties import Rows
-from fedtl.protocols.rounds import MODELS, answers
+from fedtl.privacy import DifferentialPrivacy
+from fedtl.protocols.private_rounds import row_answers
+from fedtl.protocols.rounds import MODELS
 from fedtl.solvers.checkpoint import Checkpoint, fingerprint
+from fedtl.solvers.private_tuning import check_strategy
 from fedtl.solvers.rounds import Schedule
 from fedtl.solvers.tuning import Comparison, Job, TunedModel, held_out_shares, tune
-
-_CLASSIFYING = (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss, torch.nn.MultiMarginLoss)
-
-
-def _has(method: str) -> Any:
-    def check(tuner: FederatedFineTuner) -> bool:
-        if isinstance(tuner.estimator, torch.nn.Module):
-            return bool(tuner._classifies())
-        if method == "predict_proba" and not is_classifier(tuner.estimator):
-            return False  # skorch's regressors have one too
-        return hasattr(tuner.estimator, method)
-
-    return check
 
 
 class FederatedFineTuner(RowwiseEstimator):
@@ -113,6 +104,8 @@ class FederatedFineTuner(RowwiseEstimator):
         it saved.
     checkpoint_every : int, default=1
         Rounds between saves.
+    privacy : {"none"} or DifferentialPrivacy, default="none"
+        Whether updates hardly depend on any one row, or on any one party.
     federation : Simulation or None, default=None
         How the parties are reached. None simulates them in this process.
     random_state : int, RandomState or None, default=None
@@ -133,6 +126,8 @@ class FederatedFineTuner(RowwiseEstimator):
     history_ : list of dict
         For each round the mean loss, the replies, the parties that dropped out, loss and score on
         held-out rows if there are any, the bytes that crossed, and seconds.
+    noise_ : dict of str to float
+        Noise multiplier by party, where training was private; otherwise empty.
     report_ : TuningReport
         What it brought each party, and what crossed.
     ledger_ : Ledger
@@ -189,6 +184,7 @@ class FederatedFineTuner(RowwiseEstimator):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "checkpoint": [str, Path, None],
         "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
+        "privacy": [StrOptions({"none"}), DifferentialPrivacy],
         "random_state": ["random_state"],
     }
 
@@ -216,6 +212,7 @@ class FederatedFineTuner(RowwiseEstimator):
         batch_size: int = 32,
         checkpoint: Any = None,
         checkpoint_every: int = 1,
+        privacy: Any = "none",
         federation: Any = None,
         random_state: Any = None,
     ) -> None:
@@ -238,6 +235,7 @@ class FederatedFineTuner(RowwiseEstimator):
         self.batch_size = batch_size
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.privacy = privacy
         self.federation = federation
         self.random_state = random_state
 
@@ -267,6 +265,7 @@ class FederatedFineTuner(RowwiseEstimator):
         """
         with self._unchanged_on_failure():
             kind_of(self.estimator)
+            check_private(self)
             owners, X = self._read(X, sample_party, reset=True)
             self._train(split_rows(owners, X, self._read_y(X, y)))
             return self
@@ -289,7 +288,7 @@ class FederatedFineTuner(RowwiseEstimator):
         found = self._apply("predict", X, sample_party)
         return self.classes_[found] if self._classifies() else found
 
-    @available_if(_has("predict_proba"))
+    @available_if(has_output("predict_proba"))
     def predict_proba(self, X: Any, sample_party: Any = None) -> np.ndarray:
         """Predict probabilities of classes.
 
@@ -307,7 +306,7 @@ class FederatedFineTuner(RowwiseEstimator):
         """
         return self._apply("predict_proba", X, sample_party)
 
-    @available_if(_has("decision_function"))
+    @available_if(has_output("decision_function"))
     def decision_function(self, X: Any, sample_party: Any = None) -> np.ndarray:
         """Return the scores of classes.
 
@@ -365,9 +364,7 @@ class FederatedFineTuner(RowwiseEstimator):
         return tags
 
     def _classifies(self) -> bool:
-        if isinstance(self.estimator, torch.nn.Module):
-            return self.criterion is None or isinstance(self.criterion, _CLASSIFYING)
-        return bool(is_classifier(self.estimator))
+        return classifies(self.estimator, self.criterion)
 
     def _read(self, X: Any, sample_party: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return the party of each row, and the rows without it as an array."""
@@ -413,15 +410,16 @@ class FederatedFineTuner(RowwiseEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         n_classes = len(self.classes_) if self._classifies() else 0
         shape = Shape(next(iter(rows.values())).X.shape[1], n_classes)
-        strategy = self.strategy
-        if not isinstance(strategy, Strategy):
-            strategy = STRATEGIES[strategy]()
+        given = self.strategy
+        strategy = STRATEGIES[given]() if isinstance(given, str) else given
         compression = self.compression or Compression()
         evidence = self.deploy == "best" or self.patience is not None
         if self.deploy == "best" and not isinstance(self.validation, Real | None):
             raise ValueError(
                 "deploy='best' needs rows that each party holds out, not whole parties"
             )
+        privacy = None if isinstance(self.privacy, str) else self.privacy
+        check_strategy(privacy, strategy)
         job = Job(
             recipe=self._recipe(),
             shape=shape,
@@ -432,9 +430,10 @@ class FederatedFineTuner(RowwiseEstimator):
             schedule=self._schedule,
             compare=self._compare(),
             checkpoint=self._checkpoint(rows),
+            privacy=privacy,
         )
         ledger = Ledger()
-        services, channels = self._open(rows, answers(job.recipe), ledger)
+        services, channels = self._open(rows, row_answers(job.recipe), ledger)
         done = tune(job, services, channels, ledger, seed)
         self.model_, progress = done.model, done.progress
         fitted: Any = self.model_.fitted()
@@ -442,6 +441,7 @@ class FederatedFineTuner(RowwiseEstimator):
             fitted.classes_ = self.classes_
         self.estimator_ = fitted
         self._set_parties({name: rows[name] for name in done.ready}, ledger)
+        self.noise_ = done.noise
         self.history_, self.n_iter_ = progress.history, progress.n_rounds
         self.report_ = TuningReport.of_fit(
             "accuracy" if n_classes else "r2",

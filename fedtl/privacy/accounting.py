@@ -29,6 +29,8 @@ from fedtl.exceptions import BudgetSpent
 
 _RDP_ORDERS = [*(k / 10 for k in range(20, 110)), *range(11, 64), *range(64, 257, 16), 512, 1024]
 _CLOSE = 0.002
+_GRID = 1e-3
+"""Losses are rounded up to multiples of this: within a thousandth of epsilon, and fast."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _account(accountant: str) -> Any:
     dp = _dp_accounting()
     if accountant == "rdp":
         return dp.rdp.RdpAccountant(_RDP_ORDERS)
-    return dp.pld.PLDAccountant()
+    return dp.pld.PLDAccountant(value_discretization_interval=_GRID)
 
 
 def _event(mechanism: Gaussian) -> Any:
