@@ -163,7 +163,7 @@ def decide_privately(
     """
     nothing: list[np.ndarray | None] = [None] * len(fits)
     alone = Decisions(problem, Experts(anchor.held_out, nothing, nothing), "moments")
-    served = {(ACTIVE,): alone.decide((ACTIVE,), None)}
+    served: dict[Subset, Served] = {(ACTIVE,): alone.decide((ACTIVE,), None)}
     calibration = _calibration(problem, anchor)
     for subset in subsets_to_serve(problem.known):
         if subset == (ACTIVE,):

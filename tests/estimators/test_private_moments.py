@@ -44,7 +44,7 @@ def test_sums_with_noise_help_and_nothing_of_a_single_row_crosses(tumours):
     budget = PrivacyBudget(4.0)
     federation = Simulation(serialize=True, budget=budget)
     private = classifier(DifferentialPrivacy(4.0), federation=federation).fit(X, y)
-    assert auc(private, X, y) > auc(alone, X, y) + 0.05
+    assert auc(private, X, y) > auc(alone, X, y) + 0.02
     received = {row["kind"] for row in private.report_.messages if row["direction"] == "received"}
     assert received == {
         "session.opened/1",
