@@ -18,14 +18,18 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
 from fedtl.estimators._tuned import TunedEstimator
+from fedtl.estimators._tuning_checks import check_private
 from fedtl.federation import Ledger
 from fedtl.inspection import TuningReport
 from fedtl.learning.compression import Compression
 from fedtl.learning.local import LocalRecipe, Shape, kind_of
 from fedtl.learning.strategies import STRATEGIES, Strategy
 from fedtl.parties import Rows
-from fedtl.protocols.rounds import MODELS, answers
+from fedtl.privacy import DifferentialPrivacy
+from fedtl.protocols.private_rounds import row_answers
+from fedtl.protocols.rounds import MODELS
 from fedtl.solvers.checkpoint import Checkpoint, fingerprint
+from fedtl.solvers.private_tuning import check_strategy
 from fedtl.solvers.rounds import Schedule
 from fedtl.solvers.tuning import Comparison, Job, TunedModel, held_out_shares, tune
 
@@ -94,6 +98,9 @@ class FederatedFineTuner(TunedEstimator):
     warm_start : bool, default=False
         Whether `fit` goes on from the model of the last `fit`, personal parameters included; what
         else a strategy remembers starts anew.
+    privacy : {"none"} or DifferentialPrivacy, default="none"
+        Whether updates hardly depend on any one row, or on any one party. Every call of `fit` or
+        `partial_fit` spends anew what it says.
     federation : Simulation or None, default=None
         How the parties are reached. None simulates them in this process.
     random_state : int, RandomState or None, default=None
@@ -114,6 +121,8 @@ class FederatedFineTuner(TunedEstimator):
     history_ : list of dict
         For each round the mean loss, the replies, the parties that dropped out, loss and score on
         held-out rows if there are any, the bytes that crossed, and seconds.
+    noise_ : dict of str to float
+        Noise multiplier by party, where training was private; otherwise empty.
     report_ : TuningReport
         What it brought each party, and what crossed.
     ledger_ : Ledger
@@ -171,6 +180,7 @@ class FederatedFineTuner(TunedEstimator):
         "checkpoint": [str, Path, None],
         "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
+        "privacy": [StrOptions({"none"}), DifferentialPrivacy],
         "random_state": ["random_state"],
     }
 
@@ -197,6 +207,7 @@ class FederatedFineTuner(TunedEstimator):
         checkpoint: Any = None,
         checkpoint_every: int = 1,
         warm_start: bool = False,
+        privacy: Any = "none",
         federation: Any = None,
         random_state: Any = None,
     ) -> None:
@@ -220,6 +231,7 @@ class FederatedFineTuner(TunedEstimator):
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
         self.warm_start = warm_start
+        self.privacy = privacy
         self.federation = federation
         self.random_state = random_state
 
@@ -251,6 +263,7 @@ class FederatedFineTuner(TunedEstimator):
             kind_of(self.estimator)
             start = getattr(self, "model_", None) if self.warm_start else None
             known = getattr(self, "classes_", None) if start else None
+            check_private(self)
             owners, X = self._read(X, sample_party, reset=True)
             y = self._read_y(X, y)
             if known is not None and not np.array_equal(known, self.classes_):
@@ -290,6 +303,7 @@ class FederatedFineTuner(TunedEstimator):
         """
         with self._unchanged_on_failure():
             kind_of(self.estimator)
+            check_private(self)
             start = getattr(self, "model_", None)
             owners, X = self._read(X, sample_party, reset=start is None)
             if start is not None and self._classifies():
@@ -332,15 +346,16 @@ class FederatedFineTuner(TunedEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         n_classes = len(self.classes_) if self._classifies() else 0
         shape = Shape(next(iter(rows.values())).X.shape[1], n_classes)
-        strategy = self.strategy
-        if not isinstance(strategy, Strategy):
-            strategy = STRATEGIES[strategy]()
+        given = self.strategy
+        strategy = STRATEGIES[given]() if isinstance(given, str) else given
         compression = self.compression or Compression()
         evidence = self.deploy == "best" or self.patience is not None
         if self.deploy == "best" and not isinstance(self.validation, Real | None):
             raise ValueError(
                 "deploy='best' needs rows that each party holds out, not whole parties"
             )
+        privacy = None if isinstance(self.privacy, str) else self.privacy
+        check_strategy(privacy, strategy)
         job = Job(
             recipe=self._recipe(),
             shape=shape,
@@ -352,9 +367,10 @@ class FederatedFineTuner(TunedEstimator):
             compare=self._compare(),
             checkpoint=self._checkpoint(rows, n_rounds, start),
             start=start,
+            privacy=privacy,
         )
         ledger = Ledger()
-        services, channels = self._open(rows, answers(job.recipe), ledger)
+        services, channels = self._open(rows, row_answers(job.recipe), ledger)
         done = tune(job, services, channels, ledger, seed)
         self.model_, progress = done.model, done.progress
         fitted: Any = self.model_.fitted()
@@ -362,6 +378,7 @@ class FederatedFineTuner(TunedEstimator):
             fitted.classes_ = self.classes_
         self.estimator_ = fitted
         self._set_parties({name: rows[name] for name in done.ready}, ledger)
+        self.noise_ = done.noise
         self.history_, self.n_iter_ = progress.history, progress.n_rounds
         self.report_ = TuningReport.of_fit(
             "accuracy" if n_classes else "r2",

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from fedtl.federation import InProcessChannel, Ledger, RemoteParties, SimulatedParties
-from fedtl.privacy import Paillier, SecretSharing
+from fedtl.privacy import DifferentialPrivacy, Paillier, SecretSharing
+from fedtl.privacy.accounting import Response
+from fedtl.privacy.noise import randomised_response
 from fedtl.protocols.dealer import Dealer
 from fedtl.protocols.moments import CLEAR, MomentsExchange
+from fedtl.protocols.private_moments import PrivateMoments
 from fedtl.protocols.protected_moments import ProtectedMoments
 from fedtl.protocols.shared_moments import SharedMoments
 
@@ -23,7 +26,7 @@ _PROTECTIONS: dict[str, Paillier | SecretSharing | None] = {
 NAMES = tuple(_PROTECTIONS)
 
 
-def resolve_privacy(privacy: Any) -> Paillier | SecretSharing | None:
+def resolve_privacy(privacy: Any) -> Paillier | SecretSharing | DifferentialPrivacy | None:
     """Return what the strings stand for; None is no protection, which is "auto" in process."""
     if isinstance(privacy, str):
         return _PROTECTIONS[privacy]
@@ -49,7 +52,9 @@ def check_protected(privacy: Any, solver: str, weight: np.ndarray) -> None:
     """
     if resolve_privacy(privacy) is None:
         return
-    if solver != "moments":
+    if getattr(privacy, "unit", None) == "party":
+        raise ValueError("unit='party' is for FederatedFineTuner; use unit='row' or 'label'")
+    if solver != "moments" and getattr(privacy, "unit", None) != "label":
         raise ValueError(
             f"privacy={privacy!r} protects solver='moments' only: joint training of networks, "
             f"which solver={solver!r} does, is not protected yet. Use solver='moments', or "
@@ -102,9 +107,38 @@ def open_exchange(
                 f"party name {dealer.name!r} is that of the dealer of secret shares; choose another"
             )
         return SharedMoments(InProcessChannel(dealer, ledger, services.serialize))
+    if isinstance(protection, DifferentialPrivacy) and protection.unit == "row":
+        return PrivateMoments(protection)
     if isinstance(protection, Paillier):
         return ProtectedMoments(protection.key_bits)
     return CLEAR
+
+
+def told_labels(privacy: Any, index: np.ndarray, n_classes: int, federation: Any) -> np.ndarray:
+    """Return labels as the fit is told them: by randomised response where labels are protected.
+
+    Parameters
+    ----------
+    privacy : object
+        The parameter.
+    index : ndarray of shape (n_rows,), dtype int
+        Positions of the true classes.
+    n_classes : int
+        Number of classes.
+    federation : object
+        The parameter; its budget pays.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), dtype int
+        Positions of classes.
+    """
+    if getattr(privacy, "unit", None) != "label":
+        return index
+    budget = getattr(federation, "budget", None)
+    if budget is not None:
+        budget.spend("labels", Response(privacy.epsilon))
+    return randomised_response(index, n_classes, privacy.epsilon)
 
 
 def fold_seed(privacy: Any, random_state: Any, rng: np.random.RandomState) -> int:

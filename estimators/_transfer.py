@@ -9,7 +9,9 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from fedtl.estimators._privacy import told_labels
 from fedtl.estimators._transfer_base import FederatedTransfer
+from fedtl.privacy.noise import true_probabilities
 
 
 class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
@@ -134,7 +136,9 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         """
         scores = self._scores(X)
         if self._task() == "binary":
-            return np.hstack([1.0 - scores, scores])
+            scores = np.hstack([1.0 - scores, scores])
+        if getattr(self.privacy, "unit", None) == "label":
+            return true_probabilities(scores, self.privacy.epsilon)
         return scores
 
     def _task(self) -> str:
@@ -162,6 +166,7 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
             )
         self.classes_ = found
         index = np.searchsorted(found, known)
+        index = told_labels(self.privacy, index, len(found), self.federation)
         target = np.zeros((len(y), 1 if len(found) == 2 else len(found)))
         if len(found) == 2:
             target[labeled, 0] = index
@@ -268,6 +273,8 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
     def _learn_target(
         self, y: np.ndarray, labeled: np.ndarray, weight: np.ndarray, classes: Any
     ) -> np.ndarray:
+        if getattr(self.privacy, "unit", None) == "label":
+            raise ValueError("unit='label' is randomised response, which takes classes")
         self._check_present(y[labeled])
         values = np.zeros(len(y))
         values[labeled] = np.asarray(y[labeled], dtype=np.float64)

@@ -28,7 +28,7 @@ from fedtl.federation import Ledger
 from fedtl.inspection import FederationReport
 from fedtl.learning.targets import is_missing, is_unlabeled
 from fedtl.learning.threads import one_thread
-from fedtl.privacy import Paillier, SecretSharing
+from fedtl.privacy import DifferentialPrivacy, Paillier, SecretSharing
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.problem import ACTIVE, Problem
 from fedtl.solvers.transfer import (
@@ -62,7 +62,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **FederatedEstimator._parameter_constraints,
         "solver": [StrOptions({"auto", "moments", "latent"})],
-        "privacy": [StrOptions(set(NAMES)), Paillier, SecretSharing],
+        "privacy": [StrOptions(set(NAMES)), Paillier, SecretSharing, DifferentialPrivacy],
         "n_folds": [Interval(Integral, 2, 50, closed="both")],
         "unlabeled": "no_validation",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "BudgetSpent",
     "DivergenceError",
     "DroppedPartyWarning",
     "PartyBusy",
@@ -37,6 +38,10 @@ class PartyError(ValueError):
 
 class PolicyRefusal(PartyError):
     """A party refuses a request because its own policy does not allow it."""
+
+
+class BudgetSpent(PartyError):
+    """A fit would spend more of an owner's privacy budget than is left."""
 
 
 class StaleAlignment(PartyError):

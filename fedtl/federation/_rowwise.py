@@ -9,6 +9,7 @@ from fedtl.exceptions import PartyError
 from fedtl.federation._channel import InProcessChannel
 from fedtl.federation._ledger import Ledger
 from fedtl.parties import Answer, PartyService, Policy, Rows, Usage
+from fedtl.privacy import PrivacyBudget
 
 
 class RowParties:
@@ -28,6 +29,8 @@ class RowParties:
         What has been used of each party's quotas; one is made where it is a defaultdict.
     serialize : bool
         Whether messages are encoded and decoded.
+    budget : PrivacyBudget, optional
+        What differentially private fits may spend.
 
     Warns
     -----
@@ -43,11 +46,18 @@ class RowParties:
         policies: Mapping[str, Policy],
         usage: Mapping[str, Usage],
         serialize: bool,
+        budget: PrivacyBudget | None = None,
     ) -> None:
-        self.serialize = serialize
+        self.serialize, self.budget = serialize, budget
         self.services = {
             name: PartyService(
-                name, Rows(()), None, answers, policy=policies.get(name), usage=usage[name]
+                name,
+                Rows(()),
+                None,
+                answers,
+                policy=policies.get(name),
+                usage=usage[name],
+                budget=budget,
             )
             for name in names
         }

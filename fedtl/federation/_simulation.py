@@ -11,6 +11,7 @@ from fedtl.federation._channel import InProcessChannel
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._rowwise import RowParties
 from fedtl.parties import Answer, PartyService, Policy, Recipe, Table, Usage
+from fedtl.privacy import PrivacyBudget
 
 
 class Simulation:
@@ -27,6 +28,8 @@ class Simulation:
     policies : mapping of str to Policy, optional
         The policy of a party by its name; parties that are not named answer everything. Quotas
         count over all fits that use this object in one process, clones of estimators included.
+    budget : PrivacyBudget, optional
+        What differentially private fits may spend in all, in whatever process; no bound by default.
 
     Examples
     --------
@@ -37,10 +40,14 @@ class Simulation:
     """
 
     def __init__(
-        self, serialize: bool = False, policies: Mapping[str, Policy] | None = None
+        self,
+        serialize: bool = False,
+        policies: Mapping[str, Policy] | None = None,
+        budget: PrivacyBudget | None = None,
     ) -> None:
         self.serialize = serialize
         self.policies = policies
+        self.budget = budget
         self._usage: defaultdict[str, Usage] = defaultdict(Usage)
 
     def __sklearn_clone__(self) -> Simulation:
@@ -86,6 +93,7 @@ class Simulation:
                     answers,
                     policy=policies.get(name),
                     usage=self._usage[name],
+                    budget=self.budget,
                 )
                 for name, recipe in recipes.items()
             ],
@@ -120,6 +128,7 @@ class Simulation:
             policies=self.policies or {},
             usage=self._usage,
             serialize=self.serialize,
+            budget=self.budget,
         )
 
     def __repr__(self) -> str:

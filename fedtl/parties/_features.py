@@ -14,6 +14,7 @@ from sklearn.base import clone
 from fedtl.exceptions import PartyError
 from fedtl.learning.columns import Columns, as_columns, numeric_columns
 from fedtl.learning.encoding import Encoding
+from fedtl.learning.private_marginals import histograms, made_up_rows
 from fedtl.parties._table import Table, take_rows
 
 MAX_WIDTH = 256
@@ -92,6 +93,63 @@ class LocalFeatures:
         self.encoding_ = Encoding(
             n_bins, MAX_WIDTH, scaled=self.module_ is None, random_state=seed
         ).fit(self.features(columns))
+        self.fitted = True
+        return self
+
+    def plain_numbers(self, block: Any) -> np.ndarray:
+        """Return the numbers of known rows, refusing what noise cannot be fitted to.
+
+        Parameters
+        ----------
+        block : ndarray or dataframe of shape (n_rows, n_columns)
+            The party's columns.
+
+        Returns
+        -------
+        ndarray of shape (n_known, n_columns), dtype float64
+            NaN where a value is missing.
+
+        Raises
+        ------
+        PartyError
+            If there is a preprocessor, a network or a column of categories.
+        """
+        known = _known(self.party, block)
+        columns = as_columns(take_rows(block, np.flatnonzero(known)))
+        fitted = self.recipe.preprocessor is not None or self.recipe.module is not None
+        if fitted or columns.categories.shape[1] or not len(columns):
+            raise PartyError(
+                self.party,
+                "under differential privacy its block must be numbers, and its encoder have no "
+                "preprocessor or module: what is fitted to rows would tell of them without noise. "
+                "Encode categories as numbers by a fixed rule, or leave them out",
+            )
+        return columns.numbers
+
+    def fit_privately(self, block: Any, noise: float, *, n_bins: int, seed: int) -> LocalFeatures:
+        """Fit the encoding to histograms with noise.
+
+        Parameters
+        ----------
+        block : ndarray or dataframe of shape (n_rows, n_columns)
+            The party's columns, all of them numbers.
+        noise : float
+            Standard deviation of the noise of a count.
+        n_bins : int
+            Bins of the piecewise-linear encoding.
+        seed : int
+            Seed of what is drawn from the histograms.
+
+        Returns
+        -------
+        LocalFeatures
+            The object itself.
+        """
+        numbers = self.plain_numbers(block)
+        self.preprocessor_, self.module_, self.trainable_ = None, None, False
+        self.numeric_ = (True,) * numbers.shape[1]
+        rows = made_up_rows(histograms(numbers, noise), noise, seed)
+        self.encoding_ = Encoding(n_bins, MAX_WIDTH, random_state=seed).fit(rows)
         self.fitted = True
         return self
 

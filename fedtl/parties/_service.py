@@ -13,6 +13,7 @@ from fedtl.learning.columns import Columns
 from fedtl.parties._features import LocalFeatures, Recipe
 from fedtl.parties._policy import Policy, Usage
 from fedtl.parties._table import Table
+from fedtl.privacy import PrivacyBudget
 from fedtl.wire import Message
 
 
@@ -81,6 +82,8 @@ class PartyService:
         The bounds within which it answers.
     usage : Usage, optional
         What has been used of its quotas.
+    budget : PrivacyBudget, optional
+        What differentially private fits may spend of its rows' privacy; no bound by default.
     """
 
     def __init__(
@@ -92,11 +95,13 @@ class PartyService:
         *,
         policy: Policy | None = None,
         usage: Usage | None = None,
+        budget: PrivacyBudget | None = None,
     ) -> None:
         self.name, self.table, self.recipe = name, table, recipe
         self.answers = answers
         self.policy = policy or Policy()
         self.usage = usage or Usage()
+        self.budget = budget
         self.sessions: dict[str, Session] = {}
         self.fits: dict[str, dict[str, Any]] = {}
 
@@ -220,6 +225,7 @@ class PartyService:
             self.answers,
             policy=self.policy,
             usage=self.usage,
+            budget=self.budget,
         )
         view.sessions, view.fits = self.sessions, self.fits
         return view

@@ -15,8 +15,8 @@ Who learns what:
   learnt so far, and whatever else the strategy sends. *They say something about the rows of the
   other parties, most where those are few.*
 - ``rounds.update/1`` gives the coordinator how this party's training changed the parameters, the
-  mean loss, and the number of steps. *Without protection a change says a lot about the party's
-  rows: of small batches, rows can be reconstructed.*
+  mean loss, and the number of steps. *A change says a lot about the party's rows: of small
+  batches, rows can be reconstructed.* ``rounds.private_update/1`` is under `private_rounds`.
 - ``rounds.evaluate/1`` and ``rounds.evaluated/1`` give the coordinator loss and score of the shared
   parameters on rows that the party holds out.
 - ``rounds.compare/1`` gives the party the final parameters; in ``rounds.compared/1`` it says how
@@ -42,6 +42,7 @@ from fedtl.learning.compression import Compression, Packed, pack_with_feedback, 
 from fedtl.learning.local import (
     LocalModel,
     LocalRecipe,
+    PrivateSteps,
     RowsProblem,
     Shape,
     Weights,
@@ -102,6 +103,11 @@ class Reply(Message):
     n_rows: int
     n_steps: int
     loss: float
+
+
+@message("rounds.private_update/1", protection="differential privacy")
+class PrivateReply(Reply):
+    """The same of private training: with noise, and no loss."""
 
 
 @message("rounds.evaluate/1")
@@ -262,12 +268,15 @@ class PartyRounds:
         What strategy and party remember between rounds, as vectors by name.
     deployed : str
         Which of its models the party uses.
+    begin_private : callable or None
+        Pays for one more round and says how to train in it, where training has to be private.
     """
 
     plan: Begin
     strategy: Strategy
     memory: Memory = field(default_factory=dict)
     deployed: str = "federated"
+    begin_private: Callable[[PartyService], PrivateSteps] | None = None
 
     def split(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Return positions of rows to train on and of rows held out, the same in every round."""
@@ -277,18 +286,7 @@ class PartyRounds:
 
 
 def answers(recipe: LocalRecipe) -> Mapping[str, tuple[str, Answer]]:
-    """Return the party's end of the protocol, for a party that is configured with a recipe.
-
-    Parameters
-    ----------
-    recipe : LocalRecipe
-        Which model the party trains, and how.
-
-    Returns
-    -------
-    mapping of str to (str, callable)
-        For each kind of request, the protocol's name and the function that answers it.
-    """
+    """Return the party's end of the protocol, by kinds of requests, for a party with a recipe."""
     ends: dict[type[Message], Callable[..., Message]] = {
         Begin: answer_begin,
         Round: answer_round,
@@ -324,7 +322,7 @@ def answer_begin(recipe: LocalRecipe, party: PartyService, request: Begin) -> Re
         raise PartyError(party.name, "the plan of the training is out of range")
     strategy = STRATEGIES[request.strategy].with_strength(request.strength)
     state = PartyRounds(request, strategy)
-    with _model(recipe, party, request) as model:
+    with model_of(recipe, party, request) as model:
         if model.layout_digest != request.layout:
             raise PartyError(party.name, "its model's parameters have other names or shapes")
         if strategy.needs_gradients and not model.has_gradients:
@@ -346,7 +344,8 @@ def answer_round(recipe: LocalRecipe, party: PartyService, request: Round) -> Re
     if not len(training):
         raise PartyError(party.name, "has no row to train on: all are held out")
     plan, memory = state.plan, state.memory
-    with _model(recipe, party, plan) as model:
+    private = None if state.begin_private is None else state.begin_private(party)
+    with model_of(recipe, party, plan) as model:
         _check_length(party.name, model, request.vectors.shape[1], len(request.buffers))
         problem = RowsProblem(
             model,
@@ -356,6 +355,7 @@ def answer_round(recipe: LocalRecipe, party: PartyService, request: Round) -> Re
             epochs=plan.local_epochs,
             seed=round_seed(plan.seed, request.index, party.name),
             steps_before=steps_before(memory),
+            private=private,
         )
         update = state.strategy.at_party(problem, request.vectors, memory)
     vectors = update.vectors.astype(np.float32, copy=False)
@@ -364,7 +364,7 @@ def answer_round(recipe: LocalRecipe, party: PartyService, request: Round) -> Re
     memory["personal"] = problem.after.personal
     memory["steps"] = np.array([problem.steps_after], dtype=np.float64)
     packed = pack_with_feedback(vectors, memory, Compression(plan.eight_bits, plan.top))
-    return Reply(
+    return (Reply if private is None else PrivateReply)(
         indices=packed.indices,
         values=packed.values,
         codes=packed.codes,
@@ -382,7 +382,7 @@ def answer_evaluate(recipe: LocalRecipe, party: PartyService, request: Evaluate)
     _, held_out = state.split(party.table)
     if not len(held_out):
         return Evaluated(n_rows=0, loss=0.0, score=0.0)
-    with _model(recipe, party, state.plan) as model:
+    with model_of(recipe, party, state.plan) as model:
         _check_length(party.name, model, len(request.parameters), len(request.buffers))
         model.load(Weights(request.parameters, state.memory["personal"], request.buffers))
         loss, value = evidence(model, party.table.X[held_out], party.table.y[held_out])
@@ -397,7 +397,7 @@ def answer_compare(recipe: LocalRecipe, party: PartyService, request: Compare) -
         raise PartyError(party.name, "the plan of the comparison is out of range")
     training, held_out = state.split(rows)
     said, candidates = {}, {}
-    with _model(recipe, party, plan) as model:
+    with model_of(recipe, party, plan) as model:
         _check_length(party.name, model, len(request.parameters), len(request.buffers))
         shared = memory.get("model", request.parameters)
         federated = Weights(shared, memory["personal"], request.buffers)
@@ -482,9 +482,10 @@ def round_seed(seed: int, index: int, party: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {index} {party}".encode()).digest()[:4])
 
 
-def _model(
+def model_of(
     recipe: LocalRecipe, party: PartyService, plan: Begin
 ) -> AbstractContextManager[LocalModel]:
+    """Lend the model of a party's recipe."""
     X = party.table.X
     width = X.shape[1] if X.ndim > 1 else 1
     return recipe.model(Shape(width, plan.n_classes), plan.seed)

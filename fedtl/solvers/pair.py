@@ -156,7 +156,7 @@ def fit_pair(
     joint, alone_moments = None, None
     if len(shared_rows) == len(alone_rows) or len(shared_rows) >= 2 * problem.n_folds:
         moments = _ask(coalition, party, problem, shared_rows, own)
-        joint = _solve_joint(moments, problem.n_outputs, own, other_map)
+        joint = solve_joint(moments, problem.n_outputs, own, other_map)
         alone_moments = moments if len(shared_rows) == len(alone_rows) else None
     if alone_moments is None:
         nothing = np.empty((len(alone_rows), 0))
@@ -173,7 +173,7 @@ def fit_pair(
             directions=own_map,
             labeled=centered,
         )
-    alone = _solve_alone(alone_moments, problem.n_outputs, other_map, students)
+    alone = solve_alone(alone_moments, problem.n_outputs, other_map, students)
     models = [alone] if joint is None else [joint, alone]
     scores = coalition.moments.ask_scores(
         channel,
@@ -275,10 +275,10 @@ def _ask(
     return Moments(gram, cross, square[:, 1:, 1:])
 
 
-def _solve_alone(
+def solve_alone(
     moments: Moments, n_outputs: int, other_map: np.ndarray, students: list[Path]
 ) -> Linear:
-    """The other party's own model: its encoding, its canonical directions, or its student."""
+    """Solve the other party's own model: its encoding, its canonical directions, its student."""
     width = moments.gram.shape[1] - 1
     moments = Moments(
         moments.gram, moments.cross[:, :, :n_outputs], moments.square[:, :n_outputs, :n_outputs]
@@ -302,10 +302,8 @@ def _solve_alone(
     )
 
 
-def _solve_joint(
-    moments: Moments, n_outputs: int, own: np.ndarray, other_map: np.ndarray
-) -> Linear:
-    """The joint model around the anchor."""
+def solve_joint(moments: Moments, n_outputs: int, own: np.ndarray, other_map: np.ndarray) -> Linear:
+    """Solve the joint model around the anchor."""
     width, n_own = moments.gram.shape[1] - 1, own.shape[1]
     scale = np.ones(n_own)
     scale[:n_outputs] = _ANCHOR_SCALE

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from fedtl.exceptions import DivergenceError, DroppedPartyWarning, PartyError
+from fedtl.exceptions import BudgetSpent, DivergenceError, DroppedPartyWarning, PartyError
 from fedtl.federation import Channel, Ledger, ask_all
 from fedtl.learning.strategies import Layout, Setting, State, Update
 from fedtl.protocols.rounds import (
@@ -127,6 +127,11 @@ class Coordinator:
         What crossed the border.
     on_round : callable
         Called with the progress after each round; true stops the training.
+    release : callable or None
+        From the updates of a round, and the number of parties that were asked, to those that the
+        strategy is given.
+    tells_loss : bool
+        Whether parties tell the loss of their training.
     """
 
     channels: Mapping[str, Channel]
@@ -136,6 +141,8 @@ class Coordinator:
     layout: Layout
     ledger: Ledger
     on_round: Callable[[Progress], bool]
+    release: Callable[[list[Update], int], list[Update]] | None = None
+    tells_loss: bool = True
 
     def run(self, progress: Progress) -> Progress:
         """Train until the rounds are done, the loss gets no better, or a callback says so.
@@ -279,7 +286,8 @@ class Coordinator:
         rows = np.array([update.n_rows for update in updates], dtype=np.float64)
         setting = Setting(self.layout, len(self.channels))
         strategy = self.plan.strategy
-        state = strategy.at_coordinator(progress.state, updates, setting)
+        released = updates if self.release is None else self.release(updates, n_asked)
+        state = strategy.at_coordinator(progress.state, released, setting)
         if not all(np.isfinite(vector).all() for vector in state.values()):
             raise DivergenceError("the coordinator", "the shared parameters became NaN or infinite")
         buffers = strategy.merge_buffers(np.stack([b for _, b in came]).astype(np.float64), rows)
@@ -288,7 +296,7 @@ class Coordinator:
         progress.n_rounds += 1
         record = {
             "round": progress.n_rounds,
-            "loss": float(np.average(losses, weights=rows)),
+            "loss": float(np.average(losses, weights=rows)) if self.tells_loss else np.nan,
             "replies": len(came),
             "dropped": n_asked - len(came),
         }
@@ -352,6 +360,8 @@ def _read(
 
 def _warn(errors: list[PartyError]) -> None:
     for error in errors:
+        if isinstance(error, BudgetSpent):
+            raise error
         warnings.warn(f"{error}. It is left out of this round", DroppedPartyWarning, stacklevel=2)
 
 

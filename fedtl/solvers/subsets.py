@@ -39,8 +39,8 @@ _BLENDS = np.linspace(0.0, 1.0, 5)
 _ROWS_FOR_NETWORK = 200
 _ROWS_TO_STACK_NETWORK = 500
 _MANY_ROWS = 100
-"""With fewer rows nothing is stacked, and an average has to be three times as sure: a few rows of the
-rarer class decide what looks best, and their errors are far from normal."""
+"""With fewer rows nothing is stacked, and an average has to be three times as sure: a few rows of
+the rarer class decide what looks best, and their errors are far from normal."""
 _EXPERT_SCALE = 3.0
 _ALL_SUBSETS_UP_TO = 6
 

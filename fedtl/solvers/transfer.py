@@ -13,6 +13,7 @@ import torch
 from fedtl.learning.network import Head
 from fedtl.parties import Session
 from fedtl.protocols.latent import Plan
+from fedtl.protocols.private_moments import PrivateMoments
 from fedtl.solvers.anchor import Anchor, fit_anchor
 from fedtl.solvers.coalition import Coalition, look_up
 from fedtl.solvers.latent import (
@@ -25,6 +26,7 @@ from fedtl.solvers.latent import (
     training_latents,
 )
 from fedtl.solvers.pair import Pair, fit_pair
+from fedtl.solvers.private_pair import decide_privately, fit_private_pair
 from fedtl.solvers.problem import ACTIVE, Problem
 from fedtl.solvers.subsets import (
     Decisions,
@@ -308,6 +310,8 @@ def fit_transfer(
     """
     with timer.phase("anchor"):
         anchor = fit_anchor(coalition.session, problem)
+    if isinstance(coalition.moments, PrivateMoments):
+        return _fit_private(coalition, coalition.moments, problem, anchor, timer)
     pairs: list[Pair | None] = [None] * len(coalition.channels)
     if settings.solver != "latent":
         with timer.phase("moments"):
@@ -330,6 +334,24 @@ def fit_transfer(
     model.anchor = replace(anchor, held_out=anchor.held_out[:0], start=anchor.start[:0], without=[])
     model.pairs = [None if pair is None else pair.without_evidence() for pair in pairs]
     return model
+
+
+def _fit_private(
+    coalition: Coalition, moments: PrivateMoments, problem: Problem, anchor: Anchor, timer: Timer
+) -> TransferModel:
+    """Learn from sums with noise."""
+    with timer.phase("moments"):
+        fits = [
+            fit_private_pair(coalition, moments, party, problem, anchor)
+            for party in range(1, problem.n_parties)
+        ]
+    with timer.phase("evidence"):
+        served = decide_privately(problem, anchor, fits)
+    coalition.end()
+    anchor = replace(anchor, held_out=anchor.held_out[:0], start=anchor.start[:0], without=[])
+    pairs: list[Pair | None] = [fit.pair.without_evidence() for fit in fits]
+    session, prior = coalition.session, _prior(problem)
+    return TransferModel(coalition.name, session, anchor, pairs, None, served, prior)
 
 
 def fit_latent(

@@ -17,6 +17,7 @@ from fedtl.federation import InProcessChannel, Ledger, RowParties, ask_all
 from fedtl.learning.compression import Compression
 from fedtl.learning.local import LocalModel, LocalRecipe, Shape, Weights
 from fedtl.learning.strategies import Memory, Strategy
+from fedtl.privacy import DifferentialPrivacy
 from fedtl.protocols.rounds import (
     Compare,
     Compared,
@@ -27,6 +28,7 @@ from fedtl.protocols.rounds import (
     party_rounds,
 )
 from fedtl.solvers.checkpoint import Checkpoint
+from fedtl.solvers.private_tuning import protect
 from fedtl.solvers.rounds import Coordinator, Progress, Schedule, begin
 
 
@@ -75,6 +77,8 @@ class Job:
         Where the training is saved.
     start : TunedModel or None, default=None
         An earlier model to go on from.
+    privacy : DifferentialPrivacy or None
+        What the training may spend of the privacy of rows or parties.
     """
 
     recipe: LocalRecipe
@@ -87,6 +91,7 @@ class Job:
     compare: Comparison | None
     checkpoint: Checkpoint | None
     start: TunedModel | None = None
+    privacy: DifferentialPrivacy | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +110,8 @@ class Done:
         What they said of their models.
     seconds : dict of str to float
         Seconds by phase.
+    noise : dict of str to float
+        Noise multiplier by party, where training was private.
     """
 
     model: TunedModel
@@ -112,6 +119,7 @@ class Done:
     ready: dict[str, Ready]
     compared: dict[str, Compared]
     seconds: dict[str, float]
+    noise: dict[str, float]
 
 
 def held_out_shares(validation: Any, needed: bool, names: list[str]) -> dict[str, float]:
@@ -202,6 +210,13 @@ def tune(
         raise ValueError("no party has a row to train on: all are held out")
     if job.start is not None:
         _remember(job.start, services, fit, job.strategy.keeps_model)
+    schedule = job.schedule(len(training))
+    if job.privacy is not None and initial.buffers.size:
+        raise ValueError(
+            "differentially private training cannot take batch norms: what they record of rows "
+            "would be told without noise. Use group or layer norms, or freeze them"
+        )
+    noise, release = protect(job.privacy, fit, schedule.n_rounds, services, training)
     progress = Progress(job.strategy.start(initial.shared), initial.buffers.astype(np.float64))
     if saved is not None:
         progress = saved[0]
@@ -217,10 +232,12 @@ def tune(
         training,
         {name: c for name, c in channels.items() if ready[name].n_held_out},
         plan,
-        job.schedule(len(training)),
+        schedule,
         layout,
         ledger,
         on_round,
+        release,
+        tells_loss=job.privacy is None,
     )
     clock.append(time.perf_counter())
     progress = coordinator.run(progress)
@@ -239,7 +256,7 @@ def tune(
     if job.checkpoint:
         job.checkpoint.remove()
     seconds = dict(zip(("begin", "rounds", "compare"), np.diff(clock).tolist(), strict=True))
-    return Done(tuned, progress, ready, compared, seconds)
+    return Done(tuned, progress, ready, compared, seconds, noise)
 
 
 @dataclass(eq=False)

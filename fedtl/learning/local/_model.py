@@ -64,6 +64,28 @@ class Pull:
     offset: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class PrivateSteps:
+    """Steps of differentially private gradient descent.
+
+    Parameters
+    ----------
+    n_steps : int
+        How many steps.
+    sampling_rate : float
+        Probability with which each row takes part in a step, by itself.
+    clip : float
+        Bound of the norm of a row's gradient.
+    noise_multiplier : float
+        Standard deviation of the noise of their sum, as a multiple of `clip`.
+    """
+
+    n_steps: int
+    sampling_rate: float
+    clip: float
+    noise_multiplier: float
+
+
 class LocalModel(ABC):
     """A model of a party, to be trained on its rows.
 
@@ -143,6 +165,31 @@ class LocalModel(ABC):
         loss : float
             Mean loss on the way.
         """
+
+    def train_privately(
+        self, X: np.ndarray, y: np.ndarray, steps: PrivateSteps, seed: int, pull: Pull | None = None
+    ) -> None:
+        """Train from where the model stands, so that no row matters much to where it arrives.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, ...)
+            Rows.
+        y : ndarray of shape (n_rows,) or (n_rows, n_outputs)
+            Targets; positions of classes.
+        steps : PrivateSteps
+            How many steps, on how many rows, with how much noise.
+        seed : int
+            Seed of what the model draws, as for dropout. Rows and noise are drawn from the
+            operating system's randomness.
+        pull : Pull, optional
+            What is added to gradients after the noise.
+        """
+        raise NotImplementedError
+
+    def batch_rows(self, n_rows: int) -> int:
+        """Return the rows of a mini-batch, of so many that there are."""
+        return n_rows
 
     def gradient(self, X: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
         """Return gradient of the shared parameters, and value, of the mean loss over rows.

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedtl.learning.local._model import LocalModel, Pull, Shape, Weights
+from fedtl.learning.local._model import LocalModel, PrivateSteps, Pull, Shape, Weights
 from fedtl.learning.local._network import Network, as_tensor, copy_module, plain_lr, seeded
+from fedtl.learning.local._private import row_losses, take_private_steps
 
 if TYPE_CHECKING:
     from fedtl.learning.local._recipe import LocalRecipe
@@ -94,6 +95,31 @@ class ModuleModel(LocalModel):
                     losses.append(loss.detach())
         return len(losses), float(torch.stack(losses).mean())
 
+    def train_privately(
+        self, X: np.ndarray, y: np.ndarray, steps: PrivateSteps, seed: int, pull: Pull | None = None
+    ) -> None:
+        """Train by clipped gradients of single rows, and noise."""
+        rows, targets = self._tensor(X), self._targets(y)
+        self._train_mode()
+        criterion = row_losses(self._criterion)
+
+        def losses(module: nn.Module, inputs: Tensor, batch: Tensor) -> Tensor:
+            return self._loss(self._output(inputs, module), targets[batch], criterion)
+
+        with seeded(seed):
+            take_private_steps(
+                self.module,
+                losses,
+                rows,
+                steps,
+                self._optimizer(),
+                pulls=[] if pull is None else list(self._network.pulls(pull)),
+            )
+
+    def batch_rows(self, n_rows: int) -> int:
+        """Return the rows of a mini-batch."""
+        return min(self._recipe.batch_size, n_rows)
+
     def gradient(self, X: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
         """Return gradient and value of the mean loss."""
         rows, targets = self._tensor(X), self._targets(y)
@@ -139,8 +165,8 @@ class ModuleModel(LocalModel):
         """Return a copy of the module."""
         return copy_module(self.module).eval()
 
-    def _output(self, rows: Tensor) -> Tensor:
-        output = self.module(rows)
+    def _output(self, rows: Tensor, module: nn.Module | None = None) -> Tensor:
+        output = (module or self.module)(rows)
         output = getattr(output, "logits", output)
         if not isinstance(output, Tensor) or len(output) != len(rows):
             raise ValueError(
@@ -157,10 +183,10 @@ class ModuleModel(LocalModel):
             return output[:, :n_classes]  # a head wider than y has classes: the rest is not used
         return output
 
-    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def _loss(self, output: Tensor, target: Tensor, criterion: Any = None) -> Tensor:
         if not self.n_classes and output.shape != target.shape:
             target = target.view(output.shape)
-        loss: Tensor = self._criterion(output, target)
+        loss: Tensor = (criterion or self._criterion)(output, target)
         return loss
 
     def _tensor(self, X: np.ndarray) -> Tensor:

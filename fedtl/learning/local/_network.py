@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -112,9 +112,20 @@ class Network:
         if pull is None:
             yield
             return
+        hooks = []
+        for parameter, add in self.pulls(pull):
+            register: Any = parameter.register_post_accumulate_grad_hook
+            hooks.append(register(add))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def pulls(self, pull: Pull) -> Iterator[tuple[nn.Parameter, Callable[[Tensor], None]]]:
+        """Yield each shared parameter, and what adds the pull to its gradient."""
         towards = self._pieces(pull.towards)
         offsets = None if pull.offset is None else self._pieces(pull.offset)
-        hooks = []
         for i, parameter in enumerate(self._shared.values()):
 
             def add(p: Tensor, i: int = i) -> None:
@@ -124,13 +135,7 @@ class Network:
                 if offsets is not None:
                     p.grad.add_(offsets[i])
 
-            register: Any = parameter.register_post_accumulate_grad_hook
-            hooks.append(register(add))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+            yield parameter, add
 
     def _pieces(self, flat: np.ndarray) -> list[Tensor]:
         return [as_tensor(v).to(self.flat) for v in self.shared.views(flat).values()]

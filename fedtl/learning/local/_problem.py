@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedtl.learning.local._model import LocalModel, Pull, Weights
+from fedtl.learning.local._model import LocalModel, PrivateSteps, Pull, Weights
 from fedtl.learning.strategies import Trained
 
 
@@ -27,6 +27,8 @@ class RowsProblem:
         Seed of this round at this party.
     steps_before : int
         Steps of earlier rounds.
+    private : PrivateSteps, optional
+        Train by these steps, and tell no loss.
 
     Attributes
     ----------
@@ -46,12 +48,14 @@ class RowsProblem:
         epochs: int,
         seed: int,
         steps_before: int,
+        private: PrivateSteps | None = None,
     ) -> None:
         self.model, self.after, self._X, self._y = model, weights, X, y
         self._before, self._epochs, self._seed = weights, epochs, seed
         self._steps_before = steps_before
         self.steps_after = steps_before
         self.lr = model.lr
+        self._private = private
 
     def train(
         self,
@@ -70,14 +74,18 @@ class RowsProblem:
         if part == "support":
             X, y = X[self._half(True)], y[self._half(True)]
         self.model.load(Weights(start, self._before.personal, self._before.buffers))
-        n_steps, loss = self.model.train(
-            X,
-            y,
-            epochs=self._epochs,
-            seed=self._seed,
-            steps_before=self._steps_before,
-            pull=pull,
-        )
+        if self._private is not None:
+            self.model.train_privately(X, y, self._private, self._seed, pull)
+            n_steps, loss = self._private.n_steps, 0.0
+        else:
+            n_steps, loss = self.model.train(
+                X,
+                y,
+                epochs=self._epochs,
+                seed=self._seed,
+                steps_before=self._steps_before,
+                pull=pull,
+            )
         self.after = self.model.read()
         self.steps_after = self._steps_before + n_steps
         return Trained(self.after.shared, n_steps, loss)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from sklearn.base import clone, is_classifier
 
-from fedtl.learning.local._model import LocalModel, Pull, Shape, Weights
+from fedtl.learning.local._model import LocalModel, PrivateSteps, Pull, Shape, Weights
 from fedtl.learning.local._network import Network, plain_lr, seeded
+from fedtl.learning.local._private import row_losses, take_private_steps
 
 if TYPE_CHECKING:
     from fedtl.learning.local._recipe import LocalRecipe
@@ -97,6 +98,40 @@ class SkorchModel(LocalModel):
         if not n_steps:
             raise ValueError(f"no mini-batch of {net.batch_size} rows could be made of {len(X)}")
         return n_steps, float(np.mean(net.history[:, "train_loss"]))
+
+    def train_privately(
+        self, X: np.ndarray, y: np.ndarray, steps: PrivateSteps, seed: int, pull: Pull | None = None
+    ) -> None:
+        """Train by clipped gradients of single rows, and noise; callbacks are not called."""
+        net = self.net
+        rows, targets = torch.as_tensor(self._rows(X)), torch.as_tensor(self._targets(y))
+        net.initialize_optimizer()
+        net.module_.train()
+
+        def losses(module: Any, inputs: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+            output = module(inputs)
+            loss: torch.Tensor = net.get_loss(output, targets[batch], X=inputs, training=True)
+            return loss
+
+        criterion = net.criterion_
+        net.criterion_ = row_losses(criterion)
+        try:
+            with seeded(seed):
+                take_private_steps(
+                    net.module_,
+                    losses,
+                    rows,
+                    steps,
+                    net.optimizer_,
+                    pulls=[] if pull is None else list(self._network.pulls(pull)),
+                )
+        finally:
+            net.criterion_ = criterion
+
+    def batch_rows(self, n_rows: int) -> int:
+        """Return the rows of a mini-batch of the net."""
+        size = self.net.batch_size
+        return n_rows if size < 0 else min(size, n_rows)
 
     def gradient(self, X: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
         """Return gradient and value of the mean loss."""

@@ -42,6 +42,7 @@ class FedAvg(Strategy):
     """
 
     name: ClassVar[str] = "fedavg"
+    averages: ClassVar[bool] = True
     lr: float = 1.0
 
     def at_coordinator(self, state: State, updates: Sequence[Update], setting: Setting) -> State:

@@ -33,6 +33,7 @@ class FedBuff(Strategy):
     """
 
     name: ClassVar[str] = "fedbuff"
+    trains_once: ClassVar[bool] = False
     lr: float = 1.0
     buffer: int = 5
 

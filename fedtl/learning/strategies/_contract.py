@@ -234,11 +234,18 @@ class Strategy(ABC):
         ``partial_fit`` cannot do either.
     keeps_model : bool
         Whether each party keeps a model of its own in ``memory["model"]``, which serves its rows.
+    trains_once : bool
+        Whether a party uses its rows for one local training a round and nothing else, and in no
+        more rounds than there are: what differentially private training is accounted for.
+    averages : bool
+        Whether the coordinator uses the parties' mean change alone.
     """
 
     name: ClassVar[str]
     needs_gradients: ClassVar[bool] = False
     keeps_model: ClassVar[bool] = False
+    trains_once: ClassVar[bool] = True
+    averages: ClassVar[bool] = False
 
     @property
     def updates_per_version(self) -> int | None:

@@ -41,6 +41,7 @@ class FedMeta(Strategy):
 
     name: ClassVar[str] = "fedmeta"
     needs_gradients: ClassVar[bool] = True
+    trains_once: ClassVar[bool] = False
     lr: float = 0.1
 
     def at_party(self, local: LocalProblem, received: np.ndarray, memory: Memory) -> Update:
@@ -70,6 +71,7 @@ class Reptile(Strategy):
     """
 
     name: ClassVar[str] = "reptile"
+    averages: ClassVar[bool] = True
     lr: float = 0.5
 
     def at_coordinator(self, state: State, updates: Sequence[Update], setting: Setting) -> State:

@@ -35,6 +35,8 @@ class Ditto(FedAvg):
     name: ClassVar[str] = "ditto"
     needs_gradients: ClassVar[bool] = True
     keeps_model: ClassVar[bool] = True
+    trains_once: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
     mu: float = 0.1
 
     @property

@@ -38,6 +38,7 @@ class FedOpt(Strategy):
     optimization", ICLR 2021.
     """
 
+    averages: ClassVar[bool] = True
     lr: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.99

@@ -1,0 +1,44 @@
+"""What goes together with differential privacy in fine-tuning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedtl.estimators._fine_tuner import FederatedFineTuner
+
+
+def check_private(tuner: FederatedFineTuner) -> None:
+    """Refuse what would be told without noise, or done more often than is paid for.
+
+    Parameters
+    ----------
+    tuner : FederatedFineTuner
+        The estimator.
+
+    Raises
+    ------
+    ValueError
+        Naming the parameter that does not go together with ``privacy``.
+    """
+    privacy = tuner.privacy
+    if isinstance(privacy, str):
+        return
+    if privacy.unit == "label":
+        raise ValueError(
+            "unit='label' is for FederatedTransferClassifier; here labels are part of rows, which "
+            "unit='row' protects"
+        )
+    reasons = {
+        "validation": "what parties say of held-out rows is told without noise",
+        "patience": "what parties say of held-out rows is told without noise",
+        "checkpoint": "a round that is done again after a crash would be paid for once",
+    }
+    for name, reason in reasons.items():
+        if getattr(tuner, name) is not None:
+            raise ValueError(f"{name} does not go together with differential privacy: {reason}")
+    if tuner.deploy != "federated":
+        raise ValueError(
+            f"deploy={tuner.deploy!r} trains on rows without noise; with differential privacy use "
+            "deploy='federated'"
+        )
