@@ -30,7 +30,7 @@ def resolve_privacy(privacy: Any) -> Paillier | SecretSharing | None:
     return privacy
 
 
-def check_protected(privacy: Any, solver: str, weight: np.ndarray) -> None:
+def check_protected(privacy: Any, solver: str, weight: np.ndarray, *, resume: bool = False) -> None:
     """Refuse what cannot be protected.
 
     Parameters
@@ -41,19 +41,32 @@ def check_protected(privacy: Any, solver: str, weight: np.ndarray) -> None:
         The solver.
     weight : ndarray of shape (n_rows,), dtype float64
         Row weights other than zero.
+    resume : bool, default=False
+        Whether networks of an earlier fit are to be trained on.
 
     Raises
     ------
     ValueError
-        If the solver trains networks, or weights differ.
+        If the solver does what is not protected, or weights differ.
     """
-    if resolve_privacy(privacy) is None:
+    protection = resolve_privacy(privacy)
+    if protection is None:
         return
-    if solver != "moments":
+    if solver == "latent" and isinstance(protection, Paillier):
         raise ValueError(
-            f"privacy={privacy!r} protects solver='moments' only: joint training of networks, "
-            f"which solver={solver!r} does, is not protected yet. Use solver='moments', or "
-            "privacy='none' where all parties are simulated"
+            f"privacy={privacy!r} protects solver='moments' only: joint training is protected by "
+            "secret shares, which need a dealer. Use privacy='sharing', or solver='moments'"
+        )
+    if solver == "auto":
+        raise ValueError(
+            f"privacy={privacy!r} protects solver='moments' and solver='latent': solver='auto' "
+            "trains trees of the other parties on the labels as well, which is not protected. Use "
+            "one of the two, or privacy='none' where all parties are simulated"
+        )
+    if resume:
+        raise ValueError(
+            f"privacy={privacy!r}: a protected model cannot be trained on; fit it anew on all "
+            "rows, with warm_start=False and without partial_fit"
         )
     if np.ptp(weight) > 1e-12 * weight.max():
         raise ValueError(

@@ -32,6 +32,7 @@ from fedtl.learning.threads import one_thread
 from fedtl.privacy import Paillier, SecretSharing
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.problem import ACTIVE, Problem
+from fedtl.solvers.shared_latent import SharedLatentModel
 from fedtl.solvers.transfer import (
     Seen,
     Settings,
@@ -182,7 +183,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         if not weight.all():
             rows = np.flatnonzero(weight)
             X, y, weight = _safe_indexing(X, rows), y[rows], weight[rows]
-        check_protected(self.privacy, self.solver, weight)
+        check_protected(self.privacy, self.solver, weight, resume=resume)
         labeled = ~is_unlabeled(y, self.unlabeled)
         if not labeled.any():
             raise ValueError("no row is labelled; y marks every row as unlabeled")
@@ -241,7 +242,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         self.history_ = [] if model.latent is None else model.latent.losses
         self.n_iter_ = max(len(self.history_) * min(self.local_updates, self.max_iter), 1)
         self._n_features_out = self.n_components
-        if self.solver == "moments":
+        if self.solver == "moments" or isinstance(model.latent, SharedLatentModel):
             self._n_features_out = len(names) * problem.n_outputs
         self.report_ = FederationReport.of_fit(names, model, problem, ledger, timer.seconds)
         end()
@@ -312,13 +313,16 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         -------
         ndarray of shape (n_rows, n_features_out), dtype float64
             The sum of the latents of the parties that know a row, of the first network, with
-            `n_components` columns. With ``solver="moments"``, which has no latents: the score of
-            each party's own linear model, zero where it does not know the row.
+            `n_components` columns. With ``solver="moments"`` and with a protected ``"latent"``,
+            where no latents are told: the score of each party's own part of the model, zero where
+            it does not know the row.
         """
         if self.solver == "moments":
             return self.model_.party_scores(self._see(X, latents=False))
         seen = self._see(X, scores=False)
         assert seen.latents is not None
+        if isinstance(self.model_.latent, SharedLatentModel):
+            return self.model_.latent.party_scores(seen.latents, seen.known)
         return np.asarray(seen.latents[0].sum(axis=1))
 
 

@@ -17,6 +17,7 @@ from fedtl.protocols import (
     protected_moments,
     session,
     shared,
+    shared_latent,
     shared_moments,
     statistics,
 )
@@ -37,6 +38,10 @@ ANSWERS: Mapping[str, tuple[str, Answer]] = {
     shared_moments.Key.kind: ("shared_moments", shared_moments.answer_key),
     shared_moments.Request.kind: ("shared_moments", shared_moments.answer_moments),
     shared_moments.Model.kind: ("shared_moments", shared_moments.answer_model),
+    shared_latent.Begin.kind: ("shared_latent", shared_latent.answer_begin),
+    shared_latent.Layer.kind: ("shared_latent", shared_latent.answer_layer),
+    shared_latent.Score.kind: ("shared_latent", shared_latent.answer_score),
+    shared_latent.Keep.kind: ("shared_latent", shared_latent.answer_keep),
     latent.Begin.kind: ("latent", latent.answer_begin),
     latent.Exchange.kind: ("latent", latent.answer_exchange),
     latent.Encode.kind: ("latent", latent.answer_encode),
@@ -69,6 +74,7 @@ __all__ = [
     "protected_moments",
     "session",
     "shared",
+    "shared_latent",
     "shared_moments",
     "statistics",
 ]
