@@ -66,7 +66,7 @@ def check_protected(privacy: Any, solver: str, weight: np.ndarray, *, resume: bo
     if resume:
         raise ValueError(
             f"privacy={privacy!r}: a protected model cannot be trained on; fit it anew on all "
-            "rows, with warm_start=False and without partial_fit"
+            "rows, with warm_start=False"
         )
     if np.ptp(weight) > 1e-12 * weight.max():
         raise ValueError(

@@ -23,7 +23,13 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from fedtl.estimators._base import FederatedEstimator, OtherParties, batch_rows
 from fedtl.estimators._base import channels_to as _channels
 from fedtl.estimators._parties import Party
-from fedtl.estimators._privacy import NAMES, check_protected, fold_seed, open_exchange
+from fedtl.estimators._privacy import (
+    NAMES,
+    check_protected,
+    fold_seed,
+    open_exchange,
+    resolve_privacy,
+)
 from fedtl.exceptions import UnknownRowsWarning
 from fedtl.federation import Ledger
 from fedtl.inspection import FederationReport
@@ -45,6 +51,10 @@ from fedtl.solvers.transfer import (
 
 def _trains_on(estimator: Any) -> bool:
     return bool(estimator.solver == "latent")
+
+
+def _trains_on_by_parts(estimator: Any) -> bool:
+    return _trains_on(estimator) and resolve_privacy(estimator.privacy) is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +142,12 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         with self._unchanged_on_failure():
             return self._fit(X, y, sample_weight, resume=self.warm_start and _trains_on(self))
 
-    @available_if(_trains_on)
+    @available_if(_trains_on_by_parts)
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> FederatedTransfer:
-        """Train the networks on with more rows (``solver="latent"`` only).
+        """Train the networks on with more rows (``solver="latent"`` without protection only).
 
         The first call does what :meth:`fit` does. Later calls keep the parties' encodings and
         train encoders and head for another `max_iter` steps on the new rows alone, which also

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 _PENALTY = 1.0
-_ROWS_A_FEATURE = 4
+_ROWS_A_FEATURE = 8
 
 
 class Whitening:

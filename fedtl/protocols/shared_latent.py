@@ -25,7 +25,8 @@ Who learns what:
   rotation, and the party refuses to tell half as many. ``Policy.max_row_scores`` bounds them too.
 - ``shared_latent.keep/1`` gives the party the other share of the final layer, of all rows, by which
   it serves new rows: *the party learns its own part of the model*, and from it how its features
-  predict the target; of few rows, it remembers labels. Four rows a feature are the least.
+  predict the target; it remembers labels of rows. Eight rows a feature are the least, and the
+  solver adds noise to the residuals of this last layer.
 
 What the dealer and both parties are trusted with is as in :mod:`fedtl.protocols.shared_moments`.
 """
@@ -50,6 +51,7 @@ from fedtl.wire import Message, Tensor, message
 
 LAYER = "fitted.shared_layer"
 _TRAINING = "shared_latent.training"
+_TOLD = "shared_latent.told"
 _FEATURE_BITS = 20
 _FEWEST_BITS = 8
 _FEWEST_ROWS = 20
@@ -285,7 +287,6 @@ class _Training:
     whitening: Whitening
     features: np.ndarray
     parts: np.ndarray | None
-    n_told: int
     used: set[bytes]
 
 
@@ -302,6 +303,8 @@ def answer_begin(party: PartyService, request: Begin) -> Ready:
             f"shares {n_rows} different labelled rows; protected joint training needs at least "
             f"{_FEWEST_ROWS}, each of them once, so that a layer says little about each row",
         )
+    width = session.features.encoding_.width
+    party.policy.limits.allow(8 * len(rows) * Whitening.n_features_for(n_rows, width))
     encoded = np.concatenate([part for _, part in session.encoded(np.flatnonzero(session.known))])
     whitening = Whitening(encoded, n_rows)
     features = np.concatenate([whitening.transform(part) for _, part in session.encoded(rows)])
@@ -315,7 +318,6 @@ def answer_begin(party: PartyService, request: Begin) -> Ready:
         whitening=whitening,
         features=fixed.encode(features, "a feature").view(np.uint64),
         parts=None,
-        n_told=0,
         used=set(),
     )
     return Ready(
@@ -329,8 +331,9 @@ def answer_layer(party: PartyService, request: Layer) -> Masked:
     """Keep a share of each fold's part of the layer, and mask the features."""
     training = _training(party, request.session)
     check_shape(party.name, request.masked, (len(training.rows), request.masked.shape[1]))
-    seed = _opened_seed(party.name, training, request.context, request.sealed)
     n_features = training.features.shape[1]
+    party.policy.limits.allow(8 * training.n_folds * n_features * request.masked.shape[1])
+    seed = _opened_seed(party.name, training, request.context, request.sealed)
     masked = np.empty_like(training.features)
     parts = []
     for fold in range(training.n_folds):
@@ -348,16 +351,17 @@ def answer_score(party: PartyService, request: Score) -> Scores:
     if parts is None or request.masked.shape != parts.shape:
         raise PartyError(party.name, "scores were asked for before their layer was trained")
     n_outputs = parts.shape[2]
-    training.n_told += n_outputs
-    if 2 * training.n_told > training.features.shape[1] + 2:
+    session = party.session(request.session)
+    n_told = session.state.get(_TOLD, 0) + n_outputs
+    if 2 * n_told > training.features.shape[1] + 2:
         raise PartyError(
             party.name,
-            f"{training.n_told} scores of each row were asked for, more than half its "
+            f"{n_told} scores of each row were asked for, more than half its "
             f"{training.features.shape[1]} features: as many as features would give them away. "
             "Share more labelled rows, or ask for fewer exchanges or outputs",
         )
-    session = party.session(request.session)
     count_scores(party, session, training.rows, n_outputs)
+    session.state[_TOLD] = n_told
     seed = _opened_seed(party.name, training, request.context, request.sealed)
     without = parts.sum(axis=0) - parts
     masked = np.empty_like(training.features)

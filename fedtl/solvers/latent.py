@@ -260,7 +260,26 @@ def take_steps(
     received: list[torch.Tensor],
     training: Training,
 ) -> float:
-    """Take the active party's steps on one mini-batch; the first gives the gradients to send."""
+    """Take the active party's steps on one mini-batch; the first gives the gradients to send.
+
+    Parameters
+    ----------
+    own : LocalTraining
+        The active party's encoder in training.
+    schedule : Schedule
+        Of the head.
+    batch : ndarray of shape (n_rows,), dtype int
+        The rows.
+    received : list of Tensor of shape (members, n_known, n_components)
+        What the other parties told of the rows that they know.
+    training : Training
+        What is trained.
+
+    Returns
+    -------
+    float
+        Loss of the first step.
+    """
     known, first = training.known[batch], 0.0
     rows = torch.from_numpy(own.position[batch[known[:, ACTIVE]]])
     for update in range(training.plan.local_updates):

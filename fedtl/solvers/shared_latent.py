@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.special import ndtri
 from torch import Tensor
 
 from fedtl.learning.network import Head, supervised_loss
 from fedtl.learning.training import Schedule, encode
 from fedtl.parties import Session
+from fedtl.privacy.keys import KEY_BYTES, derive, uniform
 from fedtl.protocols.dealer import Deals
 from fedtl.protocols.latent import LocalTraining
 from fedtl.protocols.predict import local_latents
@@ -38,6 +40,7 @@ from fedtl.solvers.problem import ACTIVE, Problem
 
 _LEAST_VARIANCE = 0.01
 _TOWARDS_ONE = 0.01
+_NOISE = 0.5
 
 
 class LayerHead(Head):
@@ -90,8 +93,10 @@ class SharedLatentModel(LatentModel):
     def see(self, rows: NewRows, session: Session) -> np.ndarray:
         """Return latents and scores of new rows; see :meth:`LatentModel.see`."""
         own = local_latents(session, self.encoder, rows.columns, rows.own)
-        given = [reply.latents[0] for reply in rows.replies]
-        return _beside(own, np.stack([np.zeros_like(given[0]), *given], axis=1))
+        given = np.zeros((own.shape[1], *self.given.shape[1:]))
+        for party, reply in enumerate(rows.replies, start=1):
+            given[:, party] = reply.latents[0]
+        return _beside(own, given)
 
     def training_latents(
         self, coalition: Coalition, known: np.ndarray, rows: np.ndarray
@@ -206,6 +211,8 @@ def _train_layer(
     """Train one party's layer on what the labels differ from their mean; return held-out scores.
 
     They are log odds, roughly: a step by the mean curvature of the loss, or standardised targets.
+    The layer that the party keeps is of residuals with noise, as if a fifth of the rows were
+    missing: without it, labels of two values could be solved for, as integers, from few numbers.
     """
     layer = SharedLatent(
         coalition.channels[party - 1],
@@ -221,8 +228,16 @@ def _train_layer(
     if problem.task != "regression":
         residual = residual / np.maximum(mean * (1.0 - mean), _LEAST_VARIANCE)
     scores = layer.scores(residual)
-    layer.keep(residual)
+    layer.keep(residual + _NOISE * residual.std(axis=0) * _normal(problem, party, residual.shape))
     return scores
+
+
+def _normal(problem: Problem, party: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers from the seed of the folds, which is not told either."""
+    seed = problem.seed if problem.fold_seed is None else problem.fold_seed
+    secret = derive(seed.to_bytes(KEY_BYTES, "little"), f"shared_latent noise {party}")
+    quantiles = uniform(secret, "normal", shape) >> np.uint64(12)
+    return np.asarray(ndtri((quantiles.astype(np.float64) + 0.5) / 2.0**52))
 
 
 def _weights(coalition: Coalition, problem: Problem, model: SharedLatentModel) -> Tensor:

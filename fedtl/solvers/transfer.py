@@ -340,13 +340,13 @@ def fit_latent(
     on_step: StepHook,
 ) -> LatentModel:
     """Train encoders and head for a supervised problem; parameters as in :func:`fit_transfer`."""
-    exchange = coalition.moments
+    exchange, others = coalition.moments, problem.n_parties > 1
     if previous is not None and previous.head is not None:
         members, head = previous.encoder.members, previous.head.float()
     else:
         members = problem.n_folds
         generator = torch.Generator().manual_seed(problem.seed)
-        kind = LayerHead if isinstance(exchange, SharedMoments) else Head
+        kind = LayerHead if others and isinstance(exchange, SharedMoments) else Head
         head = kind(
             (members, settings.n_components, problem.n_parties, problem.n_outputs), generator
         )
@@ -360,7 +360,7 @@ def fit_latent(
         task=problem.task,
         seed=problem.seed,
     )
-    if isinstance(exchange, SharedMoments):
+    if others and isinstance(exchange, SharedMoments):
         return fit_shared_latent(coalition, problem, exchange.deals, training, on_step)
     return train(coalition, training, previous, on_step)
 

@@ -16,7 +16,7 @@ def fit(made, task="binary", **parameters):
         "privacy": "sharing",
         "random_state": 0,
         "n_folds": 3,
-        "max_iter": 60,
+        "max_iter": 40,
     } | parameters
     kind = FederatedTransferRegressor if task == "regression" else FederatedTransferClassifier
     return kind(made.parties, **settings).fit(made.X, made.y)
@@ -37,7 +37,7 @@ def test_every_subset_of_parties_is_served_better_than_by_chance(rows, without, 
 
 
 def test_protected_and_clear_training_rank_rows_alike(rows):
-    train, new = rows(n=600), rows(n=600, overlap=1.0, seed=1)
+    train, new = rows(n=500), rows(n=500, overlap=1.0, seed=1)
     areas = [
         roc_auc_score(new.y, fit(train, privacy=privacy).predict_proba(new.X)[:, 1])
         for privacy in ("none", "sharing")
@@ -85,8 +85,9 @@ def test_a_saved_model_predicts_the_same(rows, tmp_path):
 def test_a_protected_model_is_not_trained_on(rows):
     made = rows()
     model = fit(made)
+    assert not hasattr(model, "partial_fit")
     with pytest.raises(ValueError, match="cannot be trained on; fit it anew"):
-        model.partial_fit(made.X, made.y)
+        model.set_params(warm_start=True).fit(made.X, made.y)
 
 
 def test_few_shared_labels_are_refused_by_the_party_that_they_would_give_away(rows):
@@ -95,3 +96,18 @@ def test_few_shared_labels_are_refused_by_the_party_that_they_would_give_away(ro
     made.y[~made.known.all(axis=1)] = -1
     with pytest.raises(PartyError, match="'shop': shares 10 different labelled rows"):
         fit(made, unlabeled=-1)
+
+
+def test_a_party_alone_trains_as_in_the_clear_without_a_message(rows):
+    made = rows()
+    model = FederatedTransferClassifier(
+        {"bank": made.columns["bank"]},
+        solver="latent",
+        privacy="sharing",
+        random_state=0,
+        max_iter=20,
+    )
+    known = made.known[:, 0]
+    model.fit(made.X[known], made.y[known])
+    assert model.score(made.X[known], made.y[known]) > 0.6
+    assert not model.ledger_.rows()

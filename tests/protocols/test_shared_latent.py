@@ -87,7 +87,7 @@ def test_features_are_a_hat_matrix_within_their_bound():
     np.testing.assert_allclose(found @ found.T, hat, atol=1e-12)
     assert np.linalg.norm(found, axis=1).max() <= whitening.bound == 1.0
     assert Whitening(own, 100).bound ** 2 == pytest.approx(3.0)
-    assert Whitening(own, 12).transform(own).shape[1] == 3
+    assert Whitening(own, 24).transform(own).shape[1] == 3
 
 
 def crossing(block, crossed, residuals):
@@ -95,7 +95,7 @@ def crossing(block, crossed, residuals):
     border = with_policy(block)
     crossed.clear()
     for _ in range(15):
-        begun(border).scores(residuals)
+        begun(opened(border)).scores(residuals)
     came = [decode(data) for _, _, data in crossed]
     to_party = [m.masked for m in came if isinstance(m, Layer | Score)]
     to_active = [part for m in came if isinstance(m, Scores) for part in (m.masked, m.shares)]
@@ -134,14 +134,15 @@ def test_what_is_not_masked_does_not_depend_on_labels(block, crossed):
         assert str(one) == str(two)
 
 
-def test_an_exchange_can_be_repeated_until_half_the_features_are_told(shop):
-    layer = begun(shop)
-    one = RESIDUALS[:, :1]
-    np.testing.assert_allclose(layer.scores(one), layer.scores(one), atol=1e-4)
-    assert layer.n_features == N // 4
+def test_no_more_than_half_the_features_are_told_of_a_row_in_one_fit(shop):
+    layer, one = begun(shop), RESIDUALS[:, :1]
+    assert layer.n_features == N // 8
     layer.scores(one)
-    with pytest.raises(PartyError, match="'shop': 8 scores of each row .* its 11 features"):
+    refused = "'shop': 4 scores of each row .* its 5 features"
+    with pytest.raises(PartyError, match=refused):
         layer.scores(one)
+    with pytest.raises(PartyError, match=refused):
+        begun(shop).scores(one)
 
 
 def test_few_rows_and_rows_named_twice_are_refused(shop):
