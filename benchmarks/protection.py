@@ -15,8 +15,11 @@ from fedtl.federation import InProcessChannel, Ledger
 from fedtl.parties import PartyService, Table
 from fedtl.privacy.secure_aggregation import Group, Member, total
 from fedtl.protocols import ANSWERS
+from fedtl.protocols.dealer import Dealer, Deals
+from fedtl.protocols.latent import Plan, begin, exchange
 from fedtl.protocols.protected_moments import ProtectedMoments
 from fedtl.protocols.session import open_session, prepare_session
+from fedtl.protocols.shared_latent import SharedLatent
 
 _ROWS, _COLUMNS, _FOLDS = 5_000, 18, 5
 
@@ -49,6 +52,43 @@ def sharing(repeats: int) -> Iterator[str]:
         phase.append(fits[0].report_.seconds["moments"] / fits[1].report_.seconds["moments"])
     yield ratio(f"moments fit under shares / in the clear, {_ROWS:,} rows", whole, 1.5)
     yield f"its moments alone, without anchor and evidence: {np.median(phase):.2f}"
+
+
+def latent_step(repeats: int) -> Iterator[str]:
+    """An exchange of joint training under shares, the dealer's work included, over a clear one.
+
+    Both are about 500 rows and 32 dimensions, features of the other party or its latents.
+    """
+    n_rows, n_steps = 500, 20
+    columns = np.random.default_rng(0).normal(size=(n_rows, 16))
+    service = PartyService("passive", Table(columns), Encoder(), ANSWERS)
+    channel = InProcessChannel(service, Ledger())
+    rows, residuals = np.arange(n_rows), columns[:, :1]
+    plan = Plan(members=5, n_components=32, n_exchanges=n_steps, local_updates=1, lr=1e-3)
+    gradient = np.ones((5, n_rows, 32), dtype=np.float32)
+    clear, shared = [], []
+    for _ in range(repeats):
+        open_session(channel, "benchmark", rows, resume=False)
+        prepare_session(channel, "benchmark", 1, seed=0)
+        begin(channel, "benchmark", plan, n_local_rows=0, seed=0, keep_encoder=False)
+        exchange(channel, "benchmark", rows, gradient[:, :0])
+        step = [
+            seconds(lambda: exchange(channel, "benchmark", rows, gradient))
+            for _ in range(n_steps - 1)
+        ]
+        clear.append(float(np.median(step)))
+        once = []
+        for _ in range(n_steps // 4):
+            deals = Deals(InProcessChannel(Dealer(), Ledger()))
+            layer = SharedLatent(
+                channel, "benchmark", deals, rows=rows, folds=rows % _FOLDS, n_folds=_FOLDS
+            )
+            assert layer.n_features == 32
+            once.append(seconds(lambda layer=layer: layer.scores(residuals)))
+        shared.append(float(np.median(once)))
+    where = f"{n_rows} rows, 32 dimensions"
+    yield ratio(f"latent step under shares / in the clear, {where}", np.divide(shared, clear), 15)
+    yield ratio("seconds of a latent step under shares", shared, 0.1)
 
 
 def paillier(repeats: int) -> Iterator[str]:
@@ -178,6 +218,7 @@ def protection_bytes(repeats: int) -> Iterator[str]:
 
 BENCHMARKS: dict[str, Callable[[int], Iterator[str]]] = {
     "sharing": sharing,
+    "latent-step": latent_step,
     "paillier": paillier,
     "secure-aggregation": secure_aggregation,
     "protection-bytes": protection_bytes,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedtl.federation import InProcessChannel, Ledger, RemoteParties, SimulatedParties
+from fedtl.federation import Federation, InProcessChannel, Ledger, RemoteParties, SimulatedParties
 from fedtl.privacy import DifferentialPrivacy, Paillier, SecretSharing
 from fedtl.privacy.accounting import Response
 from fedtl.privacy.noise import randomised_response
@@ -17,65 +17,115 @@ from fedtl.protocols.private_moments import PrivateMoments
 from fedtl.protocols.protected_moments import ProtectedMoments
 from fedtl.protocols.shared_moments import SharedMoments
 
-_PROTECTIONS: dict[str, Paillier | SecretSharing | None] = {
-    "auto": None,
+Protection = Paillier | SecretSharing | DifferentialPrivacy | None
+
+_PROTECTIONS: dict[str, Protection] = {
     "none": None,
     "paillier": Paillier(),
     "sharing": SecretSharing(),
 }
-NAMES = tuple(_PROTECTIONS)
+NAMES = ("auto", *_PROTECTIONS)
 
 
-def resolve_privacy(privacy: Any) -> Paillier | SecretSharing | DifferentialPrivacy | None:
-    """Return what the strings stand for; None is no protection, which is "auto" in process."""
-    if isinstance(privacy, str):
-        return _PROTECTIONS[privacy]
-    return privacy
-
-
-def check_protected(privacy: Any, solver: str, weight: np.ndarray) -> None:
-    """Refuse what cannot be protected.
+def resolve_privacy(privacy: Any, federation: Any) -> Protection:
+    """Return what protects the exchange.
 
     Parameters
     ----------
     privacy : object
+        The parameter. "auto" is encryption where parties are remote, as nobody else is needed for
+        it, and nothing where they are simulated.
+    federation : object
         The parameter.
+
+    Returns
+    -------
+    Paillier, SecretSharing, DifferentialPrivacy or None
+        None is no protection.
+    """
+    if privacy == "auto":
+        return Paillier() if isinstance(federation, Federation) else None
+    return _PROTECTIONS[privacy] if isinstance(privacy, str) else privacy
+
+
+def solver_under(protection: Protection, solver: str) -> str:
+    """Return the solver that a fit uses: "auto" is what can be protected, if it has to be.
+
+    Trees of other parties, which "auto" trains otherwise, see the labels.
+
+    Parameters
+    ----------
+    protection : Paillier, SecretSharing, DifferentialPrivacy or None
+        What protects the exchange.
+    solver : {"auto", "moments", "latent"}
+        The parameter.
+
+    Returns
+    -------
+    str
+        The solver.
+    """
+    exchange = protection is not None and getattr(protection, "unit", None) != "label"
+    return "moments" if solver == "auto" and exchange else solver
+
+
+def check_protected(
+    protection: Protection, solver: str, weight: np.ndarray, *, resume: bool = False
+) -> None:
+    """Refuse what cannot be protected.
+
+    Parameters
+    ----------
+    protection : Paillier, SecretSharing, DifferentialPrivacy or None
+        What protects the exchange.
     solver : str
         The solver.
     weight : ndarray of shape (n_rows,), dtype float64
         Row weights other than zero.
+    resume : bool, default=False
+        Whether networks of an earlier fit are to be trained on.
 
     Raises
     ------
     ValueError
-        If the solver trains networks, or weights differ.
+        If the solver does what is not protected, or weights differ.
     """
-    if resolve_privacy(privacy) is None:
+    if protection is None:
         return
-    if getattr(privacy, "unit", None) == "party":
+    unit = getattr(protection, "unit", None)
+    if unit == "party":
         raise ValueError("unit='party' is for FederatedFineTuner; use unit='row' or 'label'")
-    if solver != "moments" and getattr(privacy, "unit", None) != "label":
+    if solver == "latent" and not isinstance(protection, SecretSharing) and unit != "label":
         raise ValueError(
-            f"privacy={privacy!r} protects solver='moments' only: joint training of networks, "
-            f"which solver={solver!r} does, is not protected yet. Use solver='moments', or "
-            "privacy='none' where all parties are simulated"
+            f"{protection!r} protects solver='moments' only: joint training is protected by "
+            "secret shares, which need a dealer. Use privacy='sharing' where parties are "
+            "simulated, solver='moments', or privacy='none' if both sides may see what "
+            "joint training tells (remote parties are protected by default)"
+        )
+    if resume:
+        raise ValueError(
+            f"{protection!r}: a protected model cannot be trained on; fit it anew on all "
+            "rows, with warm_start=False"
         )
     if np.ptp(weight) > 1e-12 * weight.max():
         raise ValueError(
-            f"privacy={privacy!r}: other parties would be told the rows' weights, which often "
+            f"{protection!r}: other parties would be told the rows' weights, which often "
             "follow the labels. Leave sample_weight out, or use zeros and one other value"
         )
 
 
 def open_exchange(
-    privacy: Any, names: list[str], services: SimulatedParties | RemoteParties, ledger: Ledger
+    protection: Protection,
+    names: list[str],
+    services: SimulatedParties | RemoteParties,
+    ledger: Ledger,
 ) -> MomentsExchange:
     """Return how the moments of one fit are exchanged.
 
     Parameters
     ----------
-    privacy : object
-        The parameter.
+    protection : Paillier, SecretSharing, DifferentialPrivacy or None
+        What protects the exchange.
     names : list of str
         Names of the parties.
     services : SimulatedParties or RemoteParties
@@ -93,11 +143,10 @@ def open_exchange(
     ValueError
         If secret shares have no dealer that the other parties could trust.
     """
-    protection = resolve_privacy(privacy)
     if isinstance(protection, SecretSharing):
         if isinstance(services, RemoteParties):
             raise ValueError(
-                f"privacy={privacy!r} needs a dealer who is none of the parties, and one in this "
+                f"{protection!r} needs a dealer who is none of the parties, and one in this "
                 "process is the active party itself: nothing would be hidden from it. Use "
                 "privacy='paillier', which needs no dealer"
             )
@@ -141,7 +190,7 @@ def told_labels(privacy: Any, index: np.ndarray, n_classes: int, federation: Any
     return randomised_response(index, n_classes, privacy.epsilon)
 
 
-def fold_seed(privacy: Any, random_state: Any, rng: np.random.RandomState) -> int:
+def fold_seed(protection: Protection, random_state: Any, rng: np.random.RandomState) -> int:
     """Return a seed of the folds, which is not told.
 
     Folds are dealt by label and are told to the other parties, so that whoever knows their seed
@@ -150,8 +199,8 @@ def fold_seed(privacy: Any, random_state: Any, rng: np.random.RandomState) -> in
 
     Parameters
     ----------
-    privacy : object
-        The parameter.
+    protection : Paillier, SecretSharing, DifferentialPrivacy or None
+        What protects the exchange.
     random_state : object
         The parameter.
     rng : RandomState
@@ -163,6 +212,6 @@ def fold_seed(privacy: Any, random_state: Any, rng: np.random.RandomState) -> in
         128 bits: of the operating system's randomness where they protect something and results
         need not be repeatable, of `rng` otherwise.
     """
-    if resolve_privacy(privacy) is not None and random_state is None:
+    if protection is not None and random_state is None:
         return secrets.randbits(128)
     return int.from_bytes(rng.bytes(16), "little")

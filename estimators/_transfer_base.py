@@ -22,7 +22,15 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from fedtl.estimators._base import FederatedEstimator, batch_rows
 from fedtl.estimators._base import channels_to as _channels
-from fedtl.estimators._privacy import NAMES, check_protected, fold_seed, open_exchange
+from fedtl.estimators._privacy import (
+    NAMES,
+    Protection,
+    check_protected,
+    fold_seed,
+    open_exchange,
+    resolve_privacy,
+    solver_under,
+)
 from fedtl.exceptions import UnknownRowsWarning
 from fedtl.federation import Ledger
 from fedtl.inspection import FederationReport
@@ -31,6 +39,7 @@ from fedtl.learning.threads import one_thread
 from fedtl.privacy import DifferentialPrivacy, Paillier, SecretSharing
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.problem import ACTIVE, Problem
+from fedtl.solvers.shared_latent import SharedLatentModel
 from fedtl.solvers.transfer import (
     Seen,
     Settings,
@@ -43,6 +52,10 @@ from fedtl.solvers.transfer import (
 
 def _trains_on(estimator: Any) -> bool:
     return bool(estimator.solver == "latent")
+
+
+def _trains_on_by_parts(estimator: Any) -> bool:
+    return _trains_on(estimator) and estimator._protection() is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +141,12 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         with self._unchanged_on_failure():
             return self._fit(X, y, sample_weight, resume=self.warm_start and _trains_on(self))
 
-    @available_if(_trains_on)
+    @available_if(_trains_on_by_parts)
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> FederatedTransfer:
-        """Train the networks on with more rows (``solver="latent"`` only).
+        """Train the networks on with more rows (``solver="latent"`` without protection only).
 
         The first call does what :meth:`fit` does. Later calls keep the parties' encodings and
         train encoders and head for another `max_iter` steps on the new rows alone, which also
@@ -179,13 +192,18 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         if not weight.all():
             rows = np.flatnonzero(weight)
             X, y, weight = _safe_indexing(X, rows), y[rows], weight[rows]
-        check_protected(self.privacy, self.solver, weight)
+        protection = self._protection()
+        solver = solver_under(protection, self.solver)
+        check_protected(protection, solver, weight, resume=resume)
         labeled = ~is_unlabeled(y, self.unlabeled)
         if not labeled.any():
             raise ValueError("no row is labelled; y marks every row as unlabeled")
         target = self._learn_target(y, labeled, weight, classes if not resume else self._classes())
         self._learn(_Data(X, y, target, labeled, weight), resume=resume)
         return self
+
+    def _protection(self) -> Protection:
+        return resolve_privacy(self.privacy, self.federation)
 
     def _classes(self) -> Any:
         return getattr(self, "classes_", None)
@@ -209,7 +227,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         table, channels = _channels(parties, services, data.X, ledger, self.key)
         coalition = Coalition.begin(name, table, channels, active.name, active.encoder)
         names = [active.name, *services.names]
-        coalition.moments = open_exchange(self.privacy, names, services, ledger)
+        coalition.moments = open_exchange(self._protection(), names, services, ledger)
         if previous is not None:
             coalition.session = previous.session
         with timer.phase("encoding"):
@@ -225,7 +243,9 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             n_folds=_n_folds(self.n_folds, labeled & known[:, ACTIVE]),
             seed=seed,
             fold_seed=(
-                previous.fold_seed if previous else fold_seed(self.privacy, self.random_state, rng)
+                previous.fold_seed
+                if previous
+                else fold_seed(self._protection(), self.random_state, rng)
             ),
         )
         settings = self._settings(labeled)
@@ -238,7 +258,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         self.history_ = [] if model.latent is None else model.latent.losses
         self.n_iter_ = max(len(self.history_) * min(self.local_updates, self.max_iter), 1)
         self._n_features_out = self.n_components
-        if self.solver == "moments":
+        if model.latent is None or isinstance(model.latent, SharedLatentModel):
             self._n_features_out = len(names) * problem.n_outputs
         self.report_ = FederationReport.of_fit(names, model, problem, ledger, timer.seconds)
         end()
@@ -266,7 +286,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
 
     def _settings(self, labeled: np.ndarray) -> Settings:
         return Settings(
-            solver=self.solver,
+            solver=solver_under(self._protection(), self.solver),
             n_components=self.n_components,
             max_iter=self.max_iter,
             local_updates=self.local_updates,
@@ -307,13 +327,16 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         -------
         ndarray of shape (n_rows, n_features_out), dtype float64
             The sum of the latents of the parties that know a row, of the first network, with
-            `n_components` columns. With ``solver="moments"``, which has no latents: the score of
-            each party's own linear model, zero where it does not know the row.
+            `n_components` columns. With ``solver="moments"`` and with a protected ``"latent"``,
+            where no latents are told: the score of each party's own part of the model, zero where
+            it does not know the row.
         """
-        if self.solver == "moments":
+        if self.model_.latent is None:
             return self.model_.party_scores(self._see(X, latents=False))
         seen = self._see(X, scores=False)
         assert seen.latents is not None
+        if isinstance(self.model_.latent, SharedLatentModel):
+            return self.model_.latent.party_scores(seen.latents, seen.known)
         return np.asarray(seen.latents[0].sum(axis=1))
 
 

@@ -18,6 +18,7 @@ from fedtl.protocols import (
     protected_moments,
     session,
     shared,
+    shared_latent,
     shared_moments,
     statistics,
 )
@@ -41,6 +42,10 @@ ANSWERS: Mapping[str, tuple[str, Answer]] = {
     private_moments.Prepare.kind: ("private_moments", private_moments.answer_prepare),
     private_moments.Request.kind: ("private_moments", private_moments.answer_request),
     private_moments.Model.kind: ("private_moments", private_moments.answer_model),
+    shared_latent.Begin.kind: ("shared_latent", shared_latent.answer_begin),
+    shared_latent.Layer.kind: ("shared_latent", shared_latent.answer_layer),
+    shared_latent.Score.kind: ("shared_latent", shared_latent.answer_score),
+    shared_latent.Keep.kind: ("shared_latent", shared_latent.answer_keep),
     latent.Begin.kind: ("latent", latent.answer_begin),
     latent.Exchange.kind: ("latent", latent.answer_exchange),
     latent.Encode.kind: ("latent", latent.answer_encode),
@@ -74,6 +79,7 @@ __all__ = [
     "protected_moments",
     "session",
     "shared",
+    "shared_latent",
     "shared_moments",
     "statistics",
 ]

@@ -132,7 +132,7 @@ class SharedMoments(ProtectedExchange):
     """
 
     def __init__(self, dealer: Channel) -> None:
-        self._deals = Deals(dealer)
+        self.deals = Deals(dealer)
         self._public: dict[tuple[str, str], Public] = {}
 
     def ask_moments(
@@ -186,7 +186,7 @@ class SharedMoments(ProtectedExchange):
         private = shares.with_check(encoded, check)
         n_targets = private.shape[1]
         shapes = [(public.width, int(i.sum()), n_targets) for i in inside]
-        hand = self._deals.ask(session, public.key, shapes)
+        hand = self.deals.ask(session, public.key, shapes)
         masked = np.empty_like(private)
         for fold, i in enumerate(inside):
             masked[i] = shares.mask(hand.seed, hand.place(fold), private[i])
@@ -262,7 +262,7 @@ class SharedMoments(ProtectedExchange):
         inside = [folds == fold for fold in range(len(held_out))]
         n_outputs = held_out.shape[2] + 1
         shapes = [(int(i.sum()), public.width, n_outputs) for i in inside]
-        hand = self._deals.ask(session, public.key, shapes)
+        hand = self.deals.ask(session, public.key, shapes)
         masked = [shares.mask(hand.seed, hand.place(f), slope) for f, slope in enumerate(private)]
         request = Model(
             session=session,

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from fedtl.learning.network import Head, PartyEncoder, on_target_scale, supervised_loss
 from fedtl.learning.training import Schedule, encode
+from fedtl.parties import Session
 from fedtl.protocols.latent import LocalTraining, Plan, begin, exchange, final_latents
-from fedtl.solvers.coalition import Coalition
+from fedtl.solvers.coalition import Coalition, NewRows
 from fedtl.solvers.problem import ACTIVE, Problem
 
 Objective = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
@@ -47,6 +49,20 @@ class LatentModel:
     head: Head | None
     task: str
     losses: list[float]
+
+    def see(self, rows: NewRows, session: Session) -> np.ndarray:
+        """Return the latents of new rows; see :meth:`~fedtl.solvers.coalition.NewRows.latents`."""
+        return rows.latents(session, self.encoder)
+
+    def training_latents(
+        self, coalition: Coalition, known: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """Gather the final latents of training rows; see :func:`training_latents`."""
+        return training_latents(coalition, self, known, rows)
+
+    def without_evidence(self) -> LatentModel:
+        """Return what is kept after the fit: all of it."""
+        return self
 
     def scores(self, latents: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Score rows as seen by some of the parties.
@@ -183,7 +199,7 @@ def train(
         coalition.session,
         plan,
         n_local_rows=training.sampling.n_local_rows[ACTIVE],
-        seed=_party_seed(training.seed, ACTIVE),
+        seed=party_seed(training.seed, ACTIVE),
         encoder=previous.encoder if previous else None,
     )
     border = _Border(coalition, training, resume=previous is not None)
@@ -193,7 +209,7 @@ def train(
     for step in range(plan.n_exchanges):
         batch = training.sampling.draw(rng)
         received = border.next_batch(batch)
-        losses.append(_learn(own, schedule, batch, received, training))
+        losses.append(take_steps(own, schedule, batch, received, training))
         border.keep_gradients(received)
         if on_step(step, losses[-1]):
             break
@@ -216,7 +232,7 @@ class _Border:
                 coalition.name,
                 plan,
                 n_local_rows=training.sampling.n_local_rows[party],
-                seed=_party_seed(training.seed, party),
+                seed=party_seed(training.seed, party),
                 keep_encoder=resume,
             )
 
@@ -237,14 +253,33 @@ class _Border:
         ]
 
 
-def _learn(
+def take_steps(
     own: LocalTraining,
     schedule: Schedule,
     batch: np.ndarray,
     received: list[torch.Tensor],
     training: Training,
 ) -> float:
-    """Take the active party's steps on one mini-batch; the first gives the gradients to send."""
+    """Take the active party's steps on one mini-batch; the first gives the gradients to send.
+
+    Parameters
+    ----------
+    own : LocalTraining
+        The active party's encoder in training.
+    schedule : Schedule
+        Of the head.
+    batch : ndarray of shape (n_rows,), dtype int
+        The rows.
+    received : list of Tensor of shape (members, n_known, n_components)
+        What the other parties told of the rows that they know.
+    training : Training
+        What is trained.
+
+    Returns
+    -------
+    float
+        Loss of the first step.
+    """
     known, first = training.known[batch], 0.0
     rows = torch.from_numpy(own.position[batch[known[:, ACTIVE]]])
     for update in range(training.plan.local_updates):
@@ -252,7 +287,7 @@ def _learn(
         own.training.schedule.zero_grad()
         schedule.zero_grad()
         mine = own.training.latents(rows)
-        loss = training.objective(_stack([mine, *others], known), batch)
+        loss = training.objective(stack([mine, *others], known), batch)
         first = first if update else float(loss.detach())
         total = loss + own.training.auxiliary
         total.backward()  # type: ignore[no-untyped-call]
@@ -261,11 +296,25 @@ def _learn(
     return first
 
 
-def _stack(latents: Sequence[torch.Tensor], known: np.ndarray) -> torch.Tensor:
-    """Put latents in their rows: (members, rows, parties, components), zero where unknown."""
-    members, _, components = latents[0].shape
+def stack(latents: Sequence[torch.Tensor], known: np.ndarray) -> torch.Tensor:
+    """Put latents in their rows, zero where a party does not know a row.
+
+    Parameters
+    ----------
+    latents : sequence of Tensor of shape (members, n_known, n_components)
+        Of each party; those of fewer components than others are filled up with zeros.
+    known : ndarray of shape (n_rows, n_parties), dtype bool
+        Who knows which row.
+
+    Returns
+    -------
+    Tensor of shape (members, n_rows, n_parties, n_components)
+        Latents.
+    """
+    members, components = len(latents[0]), max(z.shape[2] for z in latents)
     stacked = []
     for party, z in enumerate(latents):
+        z = functional.pad(z, (0, components - z.shape[2]))
         if not known[:, party].all():
             rows = torch.from_numpy(np.flatnonzero(known[:, party]))
             z = z.new_zeros(members, len(known), components).index_copy(1, rows, z)
@@ -273,7 +322,8 @@ def _stack(latents: Sequence[torch.Tensor], known: np.ndarray) -> torch.Tensor:
     return torch.stack(stacked, dim=2)
 
 
-def _party_seed(seed: int, party: int) -> int:
+def party_seed(seed: int, party: int) -> int:
+    """Return the seed of what one party draws in a joint training."""
     return int(np.random.default_rng([seed, 3, party]).integers(2**31))
 
 
@@ -297,7 +347,7 @@ class SupervisedObjective:
         self.known = torch.from_numpy(problem.known)
         self.held_out = torch.from_numpy(problem.folds.astype(np.int64))
         self.members = torch.arange(members)[:, None]
-        self.generator = torch.Generator().manual_seed(_party_seed(problem.seed, -1 % 2**31))
+        self.generator = torch.Generator().manual_seed(party_seed(problem.seed, -1 % 2**31))
 
     def __call__(self, latents: torch.Tensor, batch: np.ndarray) -> torch.Tensor:
         """Return the loss of a mini-batch, summed over members and views."""

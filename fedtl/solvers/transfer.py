@@ -14,6 +14,7 @@ from fedtl.learning.network import Head
 from fedtl.parties import Session
 from fedtl.protocols.latent import Plan
 from fedtl.protocols.private_moments import PrivateMoments
+from fedtl.protocols.shared_moments import SharedMoments
 from fedtl.solvers.anchor import Anchor, fit_anchor
 from fedtl.solvers.coalition import Coalition, look_up
 from fedtl.solvers.latent import (
@@ -23,11 +24,11 @@ from fedtl.solvers.latent import (
     Training,
     plan_sampling,
     train,
-    training_latents,
 )
 from fedtl.solvers.pair import Pair, fit_pair
 from fedtl.solvers.private_pair import decide_privately, fit_private_pair
 from fedtl.solvers.problem import ACTIVE, Problem
+from fedtl.solvers.shared_latent import LayerHead, fit_shared_latent
 from fedtl.solvers.subsets import (
     Decisions,
     Experts,
@@ -183,7 +184,7 @@ class TransferModel:
             alone.append(single)
         encoded_rows = None
         if latents and self.latent is not None:
-            encoded_rows = rows.latents(self.session, self.latent.encoder)
+            encoded_rows = self.latent.see(rows, self.session)
         return Seen(rows.known, Experts(anchor, joint, alone), encoded_rows)
 
     def party_scores(self, seen: Seen) -> np.ndarray:
@@ -333,6 +334,7 @@ def fit_transfer(
     # Held-out scores of training rows were needed for the evidence only.
     model.anchor = replace(anchor, held_out=anchor.held_out[:0], start=anchor.start[:0], without=[])
     model.pairs = [None if pair is None else pair.without_evidence() for pair in pairs]
+    model.latent = model.latent and model.latent.without_evidence()
     return model
 
 
@@ -362,12 +364,14 @@ def fit_latent(
     on_step: StepHook,
 ) -> LatentModel:
     """Train encoders and head for a supervised problem; parameters as in :func:`fit_transfer`."""
+    exchange, others = coalition.moments, problem.n_parties > 1
     if previous is not None and previous.head is not None:
         members, head = previous.encoder.members, previous.head.float()
     else:
         members = problem.n_folds
         generator = torch.Generator().manual_seed(problem.seed)
-        head = Head(
+        kind = LayerHead if others and isinstance(exchange, SharedMoments) else Head
+        head = kind(
             (members, settings.n_components, problem.n_parties, problem.n_outputs), generator
         )
     rows = np.flatnonzero(problem.labeled & problem.known.any(axis=1))
@@ -380,6 +384,8 @@ def fit_latent(
         task=problem.task,
         seed=problem.seed,
     )
+    if others and isinstance(exchange, SharedMoments):
+        return fit_shared_latent(coalition, problem, exchange.deals, training, on_step)
     return train(coalition, training, previous, on_step)
 
 
@@ -389,7 +395,7 @@ def _decide_all(
     decisions = Decisions(problem, held_out_experts(model.anchor, model.pairs), solver)
     latents, rows = None, np.flatnonzero(problem.labeled & problem.known.any(axis=1))
     if model.latent is not None:
-        latents = training_latents(coalition, model.latent, problem.known, rows)
+        latents = model.latent.training_latents(coalition, problem.known, rows)
     served = {}
     for subset in subsets_to_serve(problem.known):
         network = None

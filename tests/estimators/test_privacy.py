@@ -104,10 +104,17 @@ def test_nothing_is_protected_in_process_unless_it_is_asked_for(rows, privacy):
     assert set(row["protection"] for row in fit(made, privacy=privacy).ledger_.rows()) == {"none"}
 
 
-@pytest.mark.parametrize("solver", ["auto", "latent"])
-def test_joint_training_is_refused_as_it_is_not_protected(rows, solver):
-    with pytest.raises(ValueError, match=r"not protected yet. Use solver='moments'"):
-        fit(rows(), solver=solver, privacy="sharing")
+@pytest.mark.parametrize(
+    ("solver", "privacy", "said"),
+    [
+        ("auto", "sharing", r"which is not protected. Use one of the two"),
+        ("auto", "paillier", r"which is not protected"),
+        ("latent", "paillier", r"Use privacy='sharing', or solver='moments'"),
+    ],
+)
+def test_what_is_not_protected_is_refused(rows, solver, privacy, said):
+    with pytest.raises(ValueError, match=said):
+        fit(rows(), solver=solver, privacy=privacy)
 
 
 def test_unequal_weights_are_refused_and_equal_ones_or_zeros_are_not(rows):

@@ -1,0 +1,273 @@
+"""The latent solver under secret shares: a protected layer on each other party's features.
+
+The active party trains an encoder and a head as in :mod:`fedtl.solvers.latent`. Of another party it
+has, in place of latents, the scores of a layer on that party's own features, trained on the labels
+under shares (:mod:`fedtl.protocols.shared_latent`). Each row is scored without its own fold, so
+that the active party's networks learn how far such scores can be trusted on new rows. Its steps are
+all local: one exchange is enough, since features are whitened. Further ones, on the residuals of
+the model so far, told more of each row and predicted no better.
+
+The networks have seen the labels that they are trained on, the scores have not. So at last both are
+weighed anew, by a number each, on rows that neither has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+
+from fedtl.learning.network import Head, supervised_loss
+from fedtl.learning.training import Schedule, encode
+from fedtl.parties import Session
+from fedtl.privacy.keys import KEY_BYTES, derive, uniform
+from fedtl.protocols.dealer import Deals
+from fedtl.protocols.latent import LocalTraining
+from fedtl.protocols.predict import local_latents
+from fedtl.protocols.shared_latent import SharedLatent
+from fedtl.solvers.coalition import Coalition, NewRows
+from fedtl.solvers.latent import (
+    LatentModel,
+    StepHook,
+    Training,
+    party_seed,
+    take_steps,
+)
+from fedtl.solvers.problem import ACTIVE, Problem
+
+_LEAST_VARIANCE = 0.01
+_TOWARDS_ONE = 0.01
+_NOISE = 0.5
+
+
+class LayerHead(Head):
+    """A head on the active party's latents and, behind them, the scores of other parties' layers.
+
+    At first it adds these scores to its own.
+
+    Parameters
+    ----------
+    sizes : tuple of (int, int, int, int)
+        Members, components of the active party's latents, parties and outputs.
+    generator : torch.Generator
+        Source of the initial weights.
+    """
+
+    def __init__(self, sizes: tuple[int, int, int, int], generator: torch.Generator) -> None:
+        members, n_components, n_parties, n_outputs = sizes
+        super().__init__((members, n_components + n_outputs, n_parties, n_outputs), generator)
+        self.n_components = n_components
+        with torch.no_grad():
+            given = self.mlp.skip.weight[:, n_components : n_components + n_outputs]
+            given.copy_(torch.eye(n_outputs).expand_as(given))
+        self.scale = torch.ones(n_parties)
+
+    def forward(
+        self, latents: Tensor, mask: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Fuse and map to logits; see :meth:`fedtl.learning.network.Head.forward`."""
+        logits = super().forward(latents, mask, generator)
+        fused = (mask[..., ACTIVE] & (mask.sum(-1) > 1)).to(logits.dtype)[..., None]
+        scale = self.scale.to(logits.dtype)
+        others = mask.to(logits.dtype) * (scale - scale[ACTIVE])
+        given = latents[..., self.n_components :]
+        added = torch.einsum("erpo,vrp->evro", given, others)
+        return logits * (1.0 + (scale[ACTIVE] - 1.0) * fused) + added * fused
+
+
+@dataclass(frozen=True, eq=False)
+class SharedLatentModel(LatentModel):
+    """What the active party keeps of a protected joint training.
+
+    Parameters
+    ----------
+    given : ndarray of shape (n_rows, n_parties, n_outputs), dtype float64
+        Held-out scores of training rows by the other parties' layers; zero where there is none.
+    """
+
+    given: np.ndarray
+
+    def see(self, rows: NewRows, session: Session) -> np.ndarray:
+        """Return latents and scores of new rows; see :meth:`LatentModel.see`."""
+        own = local_latents(session, self.encoder, rows.columns, rows.own)
+        given = np.zeros((own.shape[1], *self.given.shape[1:]))
+        for party, reply in enumerate(rows.replies, start=1):
+            if reply is not None:
+                given[:, party] = reply.latents[0]
+        return _beside(own, given)
+
+    def training_latents(
+        self, coalition: Coalition, known: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """Return latents and held-out scores of training rows; nothing is asked."""
+        session = coalition.session
+        assert session.columns is not None
+        inside = np.flatnonzero(known[rows, ACTIVE])
+        inputs = session.features.latent_input(session.columns, rows[inside])
+        encoded = encode(self.encoder, inputs)
+        own = np.zeros((len(encoded), len(rows), encoded.shape[2]))
+        own[:, inside] = encoded
+        return _beside(own, self.given[rows])
+
+    def party_scores(self, latents: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Return the scores of each party's own part, as logits.
+
+        Parameters
+        ----------
+        latents : ndarray of shape (members, n_rows, n_parties, n_components + n_outputs)
+            From :meth:`see`.
+        known : ndarray of shape (n_rows, n_parties), dtype bool
+            Who knows which row.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_parties * n_outputs), dtype float64
+            Scores; zero where a party does not know a row.
+        """
+        head = self.head
+        assert isinstance(head, LayerHead)
+        alone = torch.zeros(1, *known.shape, dtype=torch.bool)
+        alone[..., ACTIVE] = True
+        with torch.no_grad():
+            own = head(torch.from_numpy(latents), alone)[:, 0].mean(dim=0).numpy()
+        parts = latents[0, :, :, head.n_components :].copy()
+        parts[:, ACTIVE] = own * known[:, [ACTIVE]]
+        return np.asarray(parts.reshape(len(known), -1))
+
+    def without_evidence(self) -> SharedLatentModel:
+        """Return the model without scores of training rows."""
+        return replace(self, given=self.given[:0])
+
+
+def _beside(own: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Put own latents (m, n, k) and given scores (n, parties, o) into (m, n, parties, k + o)."""
+    members, n_rows, k = own.shape
+    latents = np.zeros((members, n_rows, given.shape[1], k + given.shape[2]))
+    latents[:, :, ACTIVE, :k] = own
+    latents[..., k:] = given
+    return latents
+
+
+def fit_shared_latent(
+    coalition: Coalition, problem: Problem, deals: Deals, training: Training, on_step: StepHook
+) -> SharedLatentModel:
+    """Train the layers of all parties, and the active party's networks on their scores.
+
+    Parameters
+    ----------
+    coalition : Coalition
+        The parties, whose rows are encoded.
+    problem : Problem
+        What is to be learnt.
+    deals : Deals
+        Asks the dealer.
+    training : Training
+        Sizes, mini-batches, objective and a :class:`LayerHead`.
+    on_step : callable
+        Called after each mini-batch.
+
+    Returns
+    -------
+    SharedLatentModel
+        The active party's part; the other parties keep their layers.
+    """
+    plan, head = training.plan, training.head
+    assert isinstance(head, LayerHead)
+    given = np.zeros((len(problem.known), problem.n_parties, problem.n_outputs))
+    for party in range(1, problem.n_parties):
+        rows = problem.rows(party)
+        given[rows, party] = _train_layer(coalition, party, problem, rows, deals)
+    own = LocalTraining(
+        coalition.session,
+        plan,
+        n_local_rows=training.sampling.n_local_rows[ACTIVE],
+        seed=party_seed(training.seed, ACTIVE),
+    )
+    scores = torch.from_numpy(given.astype(np.float32))
+    schedule = Schedule([(head.parameters(), plan.lr)], plan.n_steps)
+    rng = np.random.default_rng([training.seed, 2])
+    losses: list[float] = []
+    for step in range(plan.n_exchanges):
+        batch = training.sampling.draw(rng)
+        received = []
+        for party in range(1, problem.n_parties):
+            theirs = scores[batch[problem.known[batch, party]], party]
+            behind = torch.cat([theirs.new_zeros(len(theirs), plan.n_components), theirs], dim=1)
+            received.append(behind.expand(plan.members, -1, -1))
+        losses.append(take_steps(own, schedule, batch, received, training))
+        if on_step(step, losses[-1]):
+            break
+    own.finish()
+    model = SharedLatentModel(own.encoder, head.double(), training.task, losses, given)
+    head.scale = _weights(coalition, problem, model)
+    return model
+
+
+def _train_layer(
+    coalition: Coalition, party: int, problem: Problem, rows: np.ndarray, deals: Deals
+) -> np.ndarray:
+    """Train one party's layer on what the labels differ from their mean; return held-out scores.
+
+    They are log odds, roughly: a step by the mean curvature of the loss, or standardised targets.
+    The layer that the party keeps is of residuals with noise, as if a fifth of the rows were
+    missing: without it, labels of two values could be solved for, as integers, from few numbers.
+    """
+    layer = SharedLatent(
+        coalition.channels[party - 1],
+        coalition.name,
+        deals,
+        rows=rows,
+        folds=problem.folds[rows],
+        n_folds=problem.n_folds,
+    )
+    target = problem.target[rows]
+    mean = target.mean(axis=0)
+    residual = target - mean
+    if problem.task != "regression":
+        residual = residual / np.maximum(mean * (1.0 - mean), _LEAST_VARIANCE)
+    scores = layer.scores(residual)
+    layer.keep(residual + _NOISE * residual.std(axis=0) * _normal(problem, party, residual.shape))
+    return scores
+
+
+def _normal(problem: Problem, party: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers from the seed of the folds, which is not told either."""
+    seed = problem.seed if problem.fold_seed is None else problem.fold_seed
+    secret = derive(seed.to_bytes(KEY_BYTES, "little"), f"shared_latent noise {party}")
+    quantiles = uniform(secret, "normal", shape) >> np.uint64(12)
+    return np.asarray(ndtri((quantiles.astype(np.float64) + 0.5) / 2.0**52))
+
+
+def _weights(coalition: Coalition, problem: Problem, model: SharedLatentModel) -> Tensor:
+    """Weigh the head's own part and each party's scores by a number, on rows held out from both."""
+    head = model.head
+    assert isinstance(head, LayerHead)
+    shared = problem.labeled & problem.known[:, ACTIVE] & (problem.known.sum(axis=1) > 1)
+    rows = np.flatnonzero(shared)
+    weights = torch.ones(problem.n_parties, dtype=torch.float64)
+    if not len(rows):
+        return weights
+    latents = torch.from_numpy(model.training_latents(coalition, problem.known, rows))
+    with torch.no_grad():
+        logits = head(latents, torch.from_numpy(problem.known[rows])[None])[:, 0]
+    member = np.minimum(problem.folds[rows].astype(np.int64), len(logits) - 1)
+    parts = torch.from_numpy(model.given[rows]).movedim(1, 0).clone()
+    parts[ACTIVE] = logits[member, np.arange(len(rows))] - parts.sum(dim=0)
+    target = torch.from_numpy(problem.target[rows])
+    each = torch.full((1, 1, len(rows)), 1.0 / len(rows), dtype=torch.float64)
+    weights.requires_grad_()
+    optimizer = torch.optim.LBFGS([weights], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        mixed = torch.einsum("p,pno->no", weights, parts)[None, None]
+        away = _TOWARDS_ONE * ((weights - 1.0) ** 2).sum()
+        total = supervised_loss(mixed, target, each, problem.task) + away
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return weights.detach().clamp(min=0.0)
