@@ -160,7 +160,11 @@ def ids(seeds: range) -> Iterator[str]:
         try:
             with Federation.connect(credentials=bank.directory, shop=server.address) as handle:
                 model = FederatedTransferClassifier(
-                    {"bank": ["a", "b"]}, solver="moments", federation=handle, random_state=0
+                    {"bank": ["a", "b"]},
+                    solver="moments",
+                    privacy="none",
+                    federation=handle,
+                    random_state=0,
                 )
                 with record_transcript() as transcript:
                     model.fit(frame[["a", "b"]], y)

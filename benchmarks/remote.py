@@ -145,7 +145,12 @@ class Setting:
         names = ["bank", "shop"] if federation is None else ["bank"]
         parties = [(name, Encoder(), self.columns[name]) for name in names]
         return FederatedTransferClassifier(
-            parties, federation=federation, solver=solver, max_iter=100, random_state=0
+            parties,
+            federation=federation,
+            solver=solver,
+            privacy="none",
+            max_iter=100,
+            random_state=0,
         )
 
     @property

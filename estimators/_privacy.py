@@ -44,7 +44,7 @@ def resolve_privacy(privacy: Any, federation: Any) -> Protection:
         None is no protection.
     """
     if privacy == "auto":
-        return Paillier() if isinstance(federation, Federation) else None
+        privacy = "paillier" if isinstance(federation, Federation) else "none"
     return _PROTECTIONS[privacy] if isinstance(privacy, str) else privacy
 
 

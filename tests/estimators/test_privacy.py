@@ -104,17 +104,22 @@ def test_nothing_is_protected_in_process_unless_it_is_asked_for(rows, privacy):
     assert set(row["protection"] for row in fit(made, privacy=privacy).ledger_.rows()) == {"none"}
 
 
-@pytest.mark.parametrize(
-    ("solver", "privacy", "said"),
-    [
-        ("auto", "sharing", r"which is not protected. Use one of the two"),
-        ("auto", "paillier", r"which is not protected"),
-        ("latent", "paillier", r"Use privacy='sharing', or solver='moments'"),
-    ],
-)
-def test_what_is_not_protected_is_refused(rows, solver, privacy, said):
-    with pytest.raises(ValueError, match=said):
-        fit(rows(), solver=solver, privacy=privacy)
+def test_joint_training_is_not_encrypted_and_says_so(rows):
+    with pytest.raises(ValueError, match=r"solver='moments', or privacy='none'"):
+        fit(rows(), solver="latent", privacy="paillier")
+
+
+@pytest.mark.parametrize("privacy", ["sharing", Paillier(key_bits=2048)])
+def test_the_automatic_solver_is_the_one_that_is_protected(rows, privacy):
+    made = rows()
+    auto, moments = (
+        fit(made, solver=solver, privacy=privacy, random_state=0) for solver in ("auto", "moments")
+    )
+    kinds = {row["kind"] for row in auto.ledger_.rows()}
+    assert kinds == {row["kind"] for row in moments.ledger_.rows()}
+    assert "moments.request/1" not in kinds
+    assert_allclose(auto.predict_proba(made.X), moments.predict_proba(made.X), atol=1e-4)
+    assert_allclose(auto.transform(made.X), moments.transform(made.X), atol=1e-3)
 
 
 def test_unequal_weights_are_refused_and_equal_ones_or_zeros_are_not(rows):

@@ -27,7 +27,14 @@ from fedtl.server import verify
 pytestmark = pytest.mark.slow
 
 NAMES = ("bank", "shop", "telecom")
-SETTINGS = {"max_iter": 8, "lr": 0.03, "n_folds": 2, "random_state": 0, "n_components": 4}
+SETTINGS = {
+    "max_iter": 8,
+    "lr": 0.03,
+    "n_folds": 2,
+    "random_state": 0,
+    "n_components": 4,
+    "privacy": "none",
+}
 POLICY = 'min_rows = 1\nprotocols = ["alignment", "session", "moments", "latent", "predict"]'
 
 

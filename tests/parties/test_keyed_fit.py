@@ -76,6 +76,7 @@ def classifier(columns, federation=None, solver="auto"):
         [("bank", Encoder(), BANK), ("shop", Encoder(), columns)],
         federation=federation,
         solver=solver,
+        privacy="none",
         max_iter=8,
         random_state=0,
     )

@@ -21,13 +21,21 @@ from fedtl import (
     FederatedTransferClassifier,
     FederatedTransferRegressor,
 )
+from fedtl.estimators import _privacy
 from fedtl.exceptions import PartyError, PolicyRefusal, SessionExpired
 from fedtl.federation import Ledger
 from fedtl.parties import Policy
 from fedtl.privacy import Paillier
 from fedtl.server import verify
 
-SETTINGS = {"max_iter": 8, "lr": 0.03, "n_folds": 2, "random_state": 0, "n_components": 4}
+SETTINGS = {
+    "max_iter": 8,
+    "lr": 0.03,
+    "n_folds": 2,
+    "random_state": 0,
+    "n_components": 4,
+    "privacy": "none",
+}
 
 
 def active(data, **changed):
@@ -115,6 +123,22 @@ def test_remote_parties_answer_under_encryption_and_never_with_the_asking_side_a
     assert "moments.request/1" not in kinds
     with pytest.raises(ValueError, match="needs a dealer who is none of the parties"):
         clone(there).set_params(privacy="sharing").fit(made.own, made.y)
+
+
+def test_remote_parties_are_protected_unless_it_is_said_otherwise(world, data, monkeypatch):
+    pytest.importorskip("gmpy2", reason="Paillier encryption needs the extra paillier")
+    made = data()
+    weaker = {**_privacy._PROTECTIONS, "paillier": Paillier(key_bits=2048)}
+    monkeypatch.setattr(_privacy, "_PROTECTIONS", weaker)  # a key of 3,072 bits takes seconds
+    federation = world(made).connect()
+    fitted = active(made, federation=federation, privacy="auto", solver="auto")
+    fitted.fit(made.own, made.y)
+    crossed = {(row["kind"], row["protection"]) for row in fitted.ledger_.rows()}
+    assert ("protected_moments.request/1", "paillier") in crossed
+    assert not [kind for kind, _ in crossed if kind.startswith(("latent.", "assistance."))]
+    assert "moments.request/1" not in {kind for kind, _ in crossed}
+    with pytest.raises(ValueError, match="or privacy='none' if both sides may see"):
+        clone(fitted).set_params(solver="latent").fit(made.own, made.y)
 
 
 @pytest.mark.parametrize("where", ["index", "column"])
@@ -269,7 +293,7 @@ y = X.pop("y")
 clf = FederatedTransferClassifier(
     [("bank", Encoder(), list(X.columns))],
     federation=Federation.connect(credentials=sys.argv[1], shop=sys.argv[2]),
-    solver="moments", n_folds=2, random_state=0,
+    solver="moments", n_folds=2, random_state=0, privacy="none",
 )
 print(clf.fit(X, y).score(X, y))
 """

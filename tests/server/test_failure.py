@@ -20,7 +20,13 @@ from fedtl.federation import Federation
 from fedtl.parties import Policy
 from fedtl.server import verify
 
-SETTINGS = {"lr": 0.03, "n_folds": 2, "random_state": 0, "n_components": 4}
+SETTINGS = {
+    "lr": 0.03,
+    "n_folds": 2,
+    "random_state": 0,
+    "n_components": 4,
+    "privacy": "none",
+}
 
 
 def connect(folder, address, **settings):

@@ -33,6 +33,8 @@ def three(world, data):
             self, kind=FederatedTransferClassifier, on_missing="local", reconnect=0.3, **changed
         ):
             federation = self.there.connect(reconnect=reconnect, on_missing=on_missing)
+            if kind is not FederatedProjector:
+                changed.setdefault("privacy", "none")
             clf = kind([self.made.parties[0]], federation=federation, **SETTINGS | changed)
             return clf.fit(self.made.own, self.made.y)
 
@@ -112,6 +114,7 @@ def test_a_fit_and_a_refusal_are_errors_all_the_same(three, world):
         [three.made.parties[0]],
         solver="moments",
         federation=bound.connect(on_missing="local"),
+        privacy="none",
         **SETTINGS,
     )
     with pytest.raises(PolicyRefusal):

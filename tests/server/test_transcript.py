@@ -11,7 +11,7 @@ def test_what_the_active_party_sees_is_recorded_and_can_be_attacked(world, data)
     made = data()
     handle = world(made).connect()
     remote = FederatedTransferClassifier(
-        made.parties[:1], solver="moments", federation=handle, random_state=0
+        made.parties[:1], solver="moments", privacy="none", federation=handle, random_state=0
     )
     simulated = FederatedTransferClassifier(made.parties, solver="moments", random_state=0)
     with record_transcript() as crossed:
