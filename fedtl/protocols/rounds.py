@@ -15,15 +15,14 @@ Who learns what:
   learnt so far, and whatever else the strategy sends. *They say something about the rows of the
   other parties, most where those are few.*
 - ``rounds.update/1`` gives the coordinator how this party's training changed the parameters, the
-  mean loss, and the number of steps. *A change says a lot about the party's rows: of small
-  batches, rows can be reconstructed.* ``rounds.private_update/1`` is under `private_rounds`.
+  mean loss, and the number of steps. *Of small batches, rows can be reconstructed from it.*
+  ``rounds.private_update/1`` is under `private_rounds`.
 - ``rounds.evaluate/1`` and ``rounds.evaluated/1`` give the coordinator loss and score of the shared
   parameters on rows that the party holds out.
 - ``rounds.compare/1`` gives the party the final parameters; in ``rounds.compared/1`` it says how
   well these, the same after some training of its own, and a model trained on its rows alone do on
   the rows that it holds out, and which of them it will use.
-- ``rounds.finish/1`` and ``rounds.finished/1`` say that training is over: the party keeps the
-  models it uses and forgets what only training needs.
+- ``rounds.finish/1`` and ``rounds.finished/1`` say that training is over: what it needs is forgotten.
 """
 
 from __future__ import annotations
