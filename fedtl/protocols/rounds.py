@@ -22,7 +22,7 @@ Who learns what:
 - ``rounds.compare/1`` gives the party the final parameters; in ``rounds.compared/1`` it says how
   well these, the same after some training of its own, and a model trained on its rows alone do on
   the rows that it holds out, and which of them it will use.
-- ``rounds.finish/1`` and ``rounds.finished/1`` say that training is over: what it needs is forgotten.
+- ``rounds.finish/1`` and ``rounds.finished/1`` say that training is over; what it needs is lost.
 """
 
 from __future__ import annotations
