@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,11 @@ def plain(values: Any) -> Any:
     name = getattr(values.type, "extension_name", None)
     if name == "arrow.uuid":
         return pa.array([None if v is None else str(v) for v in values.to_pylist()], pa.string())
+    if name == "arrow.opaque" and values.type.type_name == "uuid":  # older ADBC drivers
+        stored = values.storage.to_pylist()
+        return pa.array(
+            [None if v is None else str(uuid.UUID(bytes=v)) for v in stored], pa.string()
+        )
     if name == "arrow.opaque" and pa.types.is_string(values.type.storage_type):
         is_decimal = values.type.type_name == "numeric"  # of PostgreSQL, by its ADBC driver
         return values.storage.cast(pa.float64()) if is_decimal else values.storage
