@@ -331,6 +331,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             where no latents are told: the score of each party's own part of the model, zero where
             it does not know the row.
         """
+        check_is_fitted(self)
         if self.model_.latent is None:
             return self.model_.party_scores(self._see(X, latents=False))
         seen = self._see(X, scores=False)

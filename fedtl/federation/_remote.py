@@ -156,7 +156,8 @@ class Federation:
         --------
         >>> import tempfile, numpy as np
         >>> from fedtl.federation import Federation
-        >>>         >>> from fedtl.server import serve
+        >>> from fedtl.identity import Identity
+        >>> from fedtl.server import serve
         >>> folder = tempfile.TemporaryDirectory()
         >>> shop = Identity.create(f"{folder.name}/shop", "shop")
         >>> bank = Identity.create(f"{folder.name}/bank", "bank")

@@ -98,8 +98,8 @@ def epsilon_of(mechanisms: Sequence[Mechanism], delta: float, accountant: str = 
     --------
     >>> from fedtl.privacy.accounting import Gaussian, epsilon_of
     >>> training = Gaussian(noise_multiplier=1.1, sampling_rate=0.01, n_steps=10_000)
-    >>> round(epsilon_of([training], 1e-5), 2), round(epsilon_of([training], 1e-5, "rdp"), 2)
-    (5.19, 5.63)
+    >>> round(epsilon_of([training], 1e-5), 1), round(epsilon_of([training], 1e-5, "rdp"), 1)
+    (5.2, 5.6)
     """
     counts = Counter(mechanisms)
     return _epsilon_of(tuple(sorted(counts.items(), key=repr)), float(delta), accountant)
