@@ -1,6 +1,6 @@
 """Private rounds: local training in rounds, in which no row of a party matters much.
 
-In place of nothing: it is agreed on after ``rounds.begin/1`` and before the first round, and
+Beside `rounds`: it is agreed on after ``rounds.begin/1`` and before the first round, and
 changes how the party answers ``rounds.round/1``. From then on its updates are functions of noisy
 sums of clipped gradients, its loss is not told, and it answers the agreed number of rounds. Each
 party draws its own rows and noise, so that nobody has to be trusted with either.
