@@ -21,7 +21,7 @@ path = "table.parquet"
 key = "customer"
 
 [policy]
-protocols = ["alignment", "session", "moments", "predict"]
+protocols = ["alignment", "session", "moments", "protected_moments", "predict"]
 min_rows = 20
 fits_per_day = 100
 predicted_rows_per_day = 100000
