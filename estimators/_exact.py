@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
 
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
 from fedtl.exceptions import PartyError
-from fedtl.federation import InProcessChannel, Ledger, RowParties
+from fedtl.federation import Channel, Ledger, RowParties
 from fedtl.parties import Rows
 from fedtl.protocols import ROW_ANSWERS
 
@@ -41,8 +41,8 @@ class Fit:
         Where messages are counted.
     services : RowParties
         The parties, without rows.
-    channels : dict of str to InProcessChannel
-        Channels to them, which know their rows.
+    channels : dict of str to Channel
+        Channels to all parties, remote ones among them, in the order of their names.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Fit:
     n_columns: int
     ledger: Ledger
     services: RowParties
-    channels: Mapping[str, InProcessChannel]
+    channels: Mapping[str, Channel]
 
 
 class ExactModel(RowwiseEstimator):
@@ -77,6 +77,7 @@ class ExactModel(RowwiseEstimator):
         Rows of weight zero are left out before anything else is looked at. `target` turns the
         checked y of the others into what the parties hold.
         """
+        ledger = self.ledger_ = Ledger()
         features = self._features(X, reset=True, allow_nan=True)
         owners = self._owners(X if hasattr(X, "shape") else np.asarray(X), sample_party)
         if target is not None:
@@ -93,9 +94,16 @@ class ExactModel(RowwiseEstimator):
             y = None if target is None else y[used]
         rows = split_rows(owners, features, None if target is None else target(y), weight)
         self._refuse_values(rows, allow_nan)
-        ledger = Ledger()
-        services, channels = self._open(rows, ROW_ANSWERS, ledger)
-        return Fit(secrets.token_hex(16), rows, features.shape[1], ledger, services, channels)
+        name = secrets.token_hex(16)
+        services, channels = self._open(rows, ROW_ANSWERS, ledger, name, allow_nan)
+        return Fit(name, rows, features.shape[1], ledger, services, channels)
+
+    def _coded(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the classes of all parties in order, and each row's position among them."""
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        classes = self._all_classes(np.unique(y))
+        return classes, np.searchsorted(classes, y).astype(np.int64)
 
     def _features(self, X: Any, *, reset: bool, allow_nan: bool = False) -> np.ndarray:
         """Return the features of X as numbers, without the column of the party."""
@@ -177,11 +185,3 @@ def as_numbers(y: np.ndarray) -> np.ndarray:
     """Return regression targets as numbers: (n_rows,) or (n_rows, n_outputs), float64."""
     y = y.astype(np.float64)
     return y if y.ndim == 2 and y.shape[1] > 1 else column_or_1d(y, warn=True)
-
-
-def as_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes in order, and each row's position among them."""
-    y = column_or_1d(y, warn=True)
-    check_classification_targets(y)
-    classes, codes = np.unique(y, return_inverse=True)
-    return classes, codes.astype(np.int64)

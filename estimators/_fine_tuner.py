@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Integral, Real
@@ -18,7 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
 from fedtl.estimators._tuned import TunedEstimator
-from fedtl.estimators._tuning_checks import check_private
+from fedtl.estimators._tuning_checks import check_private, check_remote
 from fedtl.federation import Ledger
 from fedtl.inspection import TuningReport
 from fedtl.learning.compression import Compression
@@ -263,7 +264,7 @@ class FederatedFineTuner(TunedEstimator):
             kind_of(self.estimator)
             start = getattr(self, "model_", None) if self.warm_start else None
             known = getattr(self, "classes_", None) if start else None
-            check_private(self)
+            self._begin()
             owners, X = self._read(X, sample_party, reset=True)
             y = self._read_y(X, y)
             if known is not None and not np.array_equal(known, self.classes_):
@@ -303,7 +304,7 @@ class FederatedFineTuner(TunedEstimator):
         """
         with self._unchanged_on_failure():
             kind_of(self.estimator)
-            check_private(self)
+            self._begin()
             start = getattr(self, "model_", None)
             owners, X = self._read(X, sample_party, reset=start is None)
             if start is not None and self._classifies():
@@ -312,6 +313,24 @@ class FederatedFineTuner(TunedEstimator):
                 classes = self.classes_
             self._train(split_rows(owners, X, self._read_y(X, y, classes)), 1, start)
             return self
+
+    def _begin(self) -> None:
+        check_private(self)
+        check_remote(self)
+        self.ledger_ = Ledger()
+
+    def local_recipe(self) -> LocalRecipe:
+        """Return the model and how it is trained at a party, for :func:`fedtl.server.serve`.
+
+        Returns
+        -------
+        LocalRecipe
+            With a copy of the model.
+        """
+        return self._recipe()
+
+    def _target_kind(self) -> str:
+        return "classes" if self._classifies() else "numbers"
 
     def _read_y(self, X: np.ndarray, y: Any, classes: Any = None) -> np.ndarray:
         """Check y; classes, of `classes` if they are given, become their positions."""
@@ -322,7 +341,7 @@ class FederatedFineTuner(TunedEstimator):
         if self._classifies():
             y = column_or_1d(y, warn=True)
             check_classification_targets(y)
-            self.classes_ = np.unique(y if classes is None else classes)
+            self.classes_ = self._all_classes(np.unique(y if classes is None else classes))
             unknown = np.setdiff1d(y, self.classes_)
             if len(unknown):
                 raise ValueError(f"y has {unknown[:10]}, which are none of {self.classes_}")
@@ -356,28 +375,28 @@ class FederatedFineTuner(TunedEstimator):
             )
         privacy = None if isinstance(self.privacy, str) else self.privacy
         check_strategy(privacy, strategy)
+        recipe, ledger, fit = self._recipe(), self.ledger_, secrets.token_hex(16)
+        services, channels = self._open(rows, row_answers(recipe), ledger, fit)
         job = Job(
-            recipe=self._recipe(),
+            recipe=recipe,
             shape=shape,
             strategy=strategy,
             local_epochs=self.local_epochs,
             compression=Compression(True) if compression == "eight_bits" else compression,
-            held_out=held_out_shares(self.validation, evidence, list(rows)),
+            held_out=held_out_shares(self.validation, evidence, list(channels)),
             schedule=partial(self._schedule, n_rounds),
             compare=self._compare(),
             checkpoint=self._checkpoint(rows, n_rounds, start),
             start=start,
             privacy=privacy,
         )
-        ledger = Ledger()
-        services, channels = self._open(rows, row_answers(job.recipe), ledger)
-        done = tune(job, services, channels, ledger, seed)
+        done = tune(job, services, channels, ledger, seed=seed, fit=fit)
         self.model_, progress = done.model, done.progress
         fitted: Any = self.model_.fitted()
         if n_classes and kind_of(self.estimator) == "coefficients":
             fitted.classes_ = self.classes_
         self.estimator_ = fitted
-        self._set_parties({name: rows[name] for name in done.ready}, ledger)
+        self._set_parties({name: channels[name] for name in done.ready}, ledger)
         self.noise_ = done.noise
         self.history_, self.n_iter_ = progress.history, progress.n_rounds
         self.report_ = TuningReport.of_fit(

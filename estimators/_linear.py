@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fedtl.estimators._exact import Fit, as_classes, as_numbers
+from fedtl.estimators._exact import Fit, as_numbers
 from fedtl.estimators._personal import PersonalModel
 from fedtl.learning.newton import Minimum, minimize
 from fedtl.learning.personal import Task
@@ -151,7 +151,7 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, PersonalModel):
                 self.coef_ = self.coef_[0]
             if y.ndim == 1 or not self.fit_intercept:
                 self.intercept_ = float(self.intercept_[0])
-            self._set_parties(fit.rows, fit.ledger)
+            self._set_parties(fit.channels, fit.ledger)
         return self
 
     def _solve(self, fit: Fit, n_outputs: int, fold: int) -> np.ndarray:
@@ -341,11 +341,11 @@ class FederatedLogisticRegression(ClassifierMixin, PersonalModel):
         with self._unchanged_on_failure():
             fit = self._begin(X, sample_weight, sample_party, y=y, target=self._learn_classes)
             self._solve(fit)
-            self._set_parties(fit.rows, fit.ledger)
+            self._set_parties(fit.channels, fit.ledger)
         return self
 
     def _learn_classes(self, y: np.ndarray) -> np.ndarray:
-        self.classes_, codes = as_classes(y)
+        self.classes_, codes = self._coded(y)
         if len(self.classes_) < 2:
             raise ValueError(
                 "at least 2 classes are needed, but all rows of all parties are of one class, "

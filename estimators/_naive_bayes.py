@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import Interval
 
-from fedtl.estimators._exact import ExactModel, Fit, as_classes
+from fedtl.estimators._exact import ExactModel, Fit
 from fedtl.learning.pooled import merge_moments
 from fedtl.protocols.statistics import ask_columns
 
@@ -122,11 +122,11 @@ class FederatedGaussianNB(ClassifierMixin, ExactModel):
         with self._unchanged_on_failure():
             fit = self._begin(X, sample_weight, sample_party, y=y, target=self._learn_classes)
             self._solve(fit)
-            self._set_parties(fit.rows, fit.ledger)
+            self._set_parties(fit.channels, fit.ledger)
         return self
 
     def _learn_classes(self, y: np.ndarray) -> np.ndarray:
-        self.classes_, codes = as_classes(y)
+        self.classes_, codes = self._coded(y)
         return codes
 
     def _solve(self, fit: Fit) -> None:

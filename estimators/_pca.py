@@ -138,7 +138,7 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel
             fit = self._begin(X, sample_weight, sample_party)
             replies = ask_products(fit.channels, fit.name, fit.n_columns, targets=False)
             self._decompose(merge_products(list(replies.values())))
-            self._set_parties(fit.rows, fit.ledger)
+            self._set_parties(fit.channels, fit.ledger)
         return self
 
     def _decompose(self, pooled: Products) -> None:

@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fedtl.estimators._exact import ExactModel, Fit
-from fedtl.federation import RowParties
+from fedtl.federation import Federation, RowParties
 from fedtl.inspection import PartyReport
 from fedtl.learning.personal import CANDIDATES, Task
 from fedtl.parties import Rows
@@ -38,6 +38,11 @@ class PersonalModel(ExactModel):
     report_: PartyReport
 
     def _check_deploy(self) -> None:
+        if self.deploy == "best" and isinstance(self.federation, Federation):
+            raise ValueError(
+                'deploy="best" keeps a model at each party to serve its rows through this '
+                'estimator; remote parties serve theirs themselves: use deploy="federated"'
+            )
         if self.deploy == "best" and self.party is None:
             raise ValueError(
                 'deploy="best" serves each party its own model, so that a row\'s party must be '

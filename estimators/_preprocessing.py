@@ -131,7 +131,7 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
             pooled = [merge_moments(list(replies.values()))]
             used = list(replies.values()) if self.by_party else pooled
             self._set_statistics(used, weighted=sample_weight is not None)
-            self._set_parties(fit.rows, fit.ledger)
+            self._set_parties(fit.channels, fit.ledger)
         return self
 
     def _set_statistics(self, moments: list[Moments], *, weighted: bool) -> None:
@@ -308,7 +308,7 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
             pooled = merge_moments(list(replies.values()))
             self.statistics_ = pooled.mean[0]
             self.indicated_ = np.flatnonzero(pooled.count[0] < pooled.rows[0])
-            self._set_parties(fit.rows, fit.ledger)
+            self._set_parties(fit.channels, fit.ledger)
         return self
 
     def transform(self, X: Any) -> np.ndarray:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.utils._indexing import _safe_indexing
 
 from fedtl.exceptions import PartyError
-from fedtl.federation import InProcessChannel, Ledger, RowParties, Simulation
+from fedtl.federation import Channel, Federation, Ledger, RowParties, Simulation
 from fedtl.learning.targets import is_missing
-from fedtl.parties import Answer, Rows
+from fedtl.parties import Answer, Label, Rows, as_label
+from fedtl.protocols.row_session import ask_classes, open_rows
 
 ONLY_PARTY = "all"
+OWN = "own"
+"""Name of the asking party, where the others are remote and nobody says whose its rows are."""
 
 
 class RowwiseEstimator(BaseEstimator):
@@ -30,14 +33,14 @@ class RowwiseEstimator(BaseEstimator):
     """
 
     party: str | int | None
-    federation: Simulation | None
+    federation: Simulation | Federation | None
     ledger_: Ledger
     parties_: list[str]
     n_parties_: int
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "party": [str, Integral, None],
-        "federation": [Simulation, None],
+        "federation": [Simulation, Federation, None],
     }
 
     def _without_party(self, X: Any) -> Any:
@@ -72,7 +75,8 @@ class RowwiseEstimator(BaseEstimator):
         """
         n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
         if self.party is None and sample_party is None:
-            return np.full(n_rows, ONLY_PARTY, dtype=object)
+            alone = OWN if isinstance(self.federation, Federation) else ONLY_PARTY
+            return np.full(n_rows, alone, dtype=object)
         if self.party is None:
             where, values = "sample_party", sample_party
         elif sample_party is None:
@@ -135,14 +139,58 @@ class RowwiseEstimator(BaseEstimator):
         rows: Mapping[str, Rows],
         answers: Mapping[str, tuple[str, Answer]],
         ledger: Ledger,
-    ) -> tuple[RowParties, dict[str, InProcessChannel]]:
-        """Give each party a service, and open a channel to it that knows its rows."""
-        services = (self.federation or Simulation()).row_parties(rows, answers)
-        return services, services.channels(rows, ledger)
+        fit: str,
+        allow_missing: bool = False,
+    ) -> tuple[RowParties, dict[str, Channel]]:
+        """Give each party a service, and open a channel to it that knows its rows.
 
-    def _set_parties(self, rows: Mapping[str, Rows], ledger: Ledger) -> None:
+        Remote parties have services and rows already; they are told how to read these.
+        """
+        federation = self.federation or Simulation()
+        services = federation.row_parties(rows, answers)
+        elsewhere = federation.rows_elsewhere(ledger)
+        if elsewhere:
+            open_rows(
+                elsewhere,
+                fit,
+                columns=self._columns_elsewhere(next(iter(rows.values())).X),
+                target=self._target_kind(),
+                classes=labels_of(getattr(self, "classes_", ())),
+                allow_missing=allow_missing,
+            )
+        channels: dict[str, Channel] = {**services.channels(rows, ledger), **elsewhere}
+        return services, dict(sorted(channels.items()))
+
+    def _all_classes(self, own: np.ndarray) -> np.ndarray:
+        """Return the classes in order, those that only remote parties have among them."""
+        elsewhere = (self.federation or Simulation()).rows_elsewhere(self.ledger_)
+        classes = own
+        for name, labels in ask_classes(elsewhere).items():
+            if any(isinstance(label, str) != (own.dtype.kind in "UOS") for label in labels):
+                raise PartyError(
+                    name, f"has the classes {labels[:10]}, and y has {own[:10]}: text and numbers"
+                )
+            classes = np.union1d(classes, np.array(labels).astype(own.dtype, copy=False))
+        return classes
+
+    def _columns_elsewhere(self, features: Any) -> Sequence[str] | int:
+        """Return names of the features, or their number if they have none."""
+        if getattr(features, "ndim", 2) != 2:
+            raise ValueError(
+                f"X has the shape {features.shape}; remote parties have tables, so that X must "
+                "have two axes (a module can give rows another shape by itself)"
+            )
+        if not hasattr(self, "feature_names_in_"):
+            return int(features.shape[1])
+        return [str(n) for n in self.feature_names_in_ if n != self.party]
+
+    def _target_kind(self) -> str:
+        """What the target is to parties: none, numbers, or classes by their position."""
+        return "classes" if is_classifier(self) else "numbers" if is_regressor(self) else "none"
+
+    def _set_parties(self, channels: Mapping[str, Channel], ledger: Ledger) -> None:
         """Set the attributes that say who took part in the fit."""
-        self.parties_, self.n_parties_, self.ledger_ = list(rows), len(rows), ledger
+        self.parties_, self.n_parties_, self.ledger_ = list(channels), len(channels), ledger
 
 
 def split_rows(
@@ -186,6 +234,11 @@ def split_rows(
         )
         for name, own in zip(names, parts, strict=True)
     }
+
+
+def labels_of(classes: Iterable[Any]) -> list[Label]:
+    """Return classes as texts and plain numbers."""
+    return [as_label(label) for label in np.asarray(classes).tolist()]
 
 
 def check_parties(names: Any, known: list[str]) -> None:

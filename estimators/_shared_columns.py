@@ -10,7 +10,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
-from fedtl.estimators._exact import ExactModel, as_classes, as_numbers
+from fedtl.estimators._exact import ExactModel, as_numbers
 from fedtl.exceptions import PartyError
 from fedtl.protocols.shared import ask_model, indicators
 from fedtl.solvers.anchored import AnchoredModel, fit_anchored
@@ -120,7 +120,7 @@ class SharedColumns(ExactModel):
         names = self._feature_names()
         self.shared_columns_ = {name: names[c].tolist() for name, (c, _) in donors.items()}
         self.gain_, self.trust_ = self.model_.gain, self.model_.trust
-        self._set_parties(fit.rows, fit.ledger)
+        self._set_parties(fit.channels, fit.ledger)
 
     def _active(self, names: list[str]) -> str:
         if self.active is None and len(names) == 1:
@@ -217,7 +217,7 @@ class FederatedSharedColumnsClassifier(ClassifierMixin, SharedColumns):
     """
 
     def _learn_target(self, y: np.ndarray) -> np.ndarray:
-        self.classes_, codes = as_classes(y)
+        self.classes_, codes = self._coded(y)
         if len(self.classes_) < 2:
             raise ValueError("at least 2 classes are needed, but all rows are of one class")
         return codes

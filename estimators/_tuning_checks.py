@@ -1,8 +1,10 @@
-"""What goes together with differential privacy in fine-tuning."""
+"""What goes together with differential privacy, and with remote parties, in fine-tuning."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from fedtl.federation import Federation
 
 if TYPE_CHECKING:
     from fedtl.estimators._fine_tuner import FederatedFineTuner
@@ -41,4 +43,31 @@ def check_private(tuner: FederatedFineTuner) -> None:
         raise ValueError(
             f"deploy={tuner.deploy!r} trains on rows without noise; with differential privacy use "
             "deploy='federated'"
+        )
+
+
+def check_remote(tuner: FederatedFineTuner) -> None:
+    """Refuse what needs parties to keep something after the fit, if they are remote.
+
+    Parameters
+    ----------
+    tuner : FederatedFineTuner
+        The estimator.
+
+    Raises
+    ------
+    ValueError
+        Naming the parameter that does not go together with remote parties.
+    """
+    if not isinstance(tuner.federation, Federation):
+        return
+    if tuner.checkpoint is not None:
+        raise ValueError(
+            "checkpoint does not go together with remote parties: what these remember between "
+            "rounds is not saved here"
+        )
+    if tuner.deploy != "federated" or tuner.personal:
+        raise ValueError(
+            f"deploy={tuner.deploy!r} and personal={tuner.personal!r}: this estimator serves rows "
+            "of remote parties by the federated model; use deploy='federated' and no personal parts"
         )

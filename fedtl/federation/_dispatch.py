@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import TypeVar, cast
 
 from joblib import Parallel, delayed, effective_n_jobs
@@ -14,6 +18,7 @@ from fedtl.federation._ledger import Ledger
 from fedtl.wire import Message, WireError
 
 R = TypeVar("R", bound=Message)
+_MOST_THREADS = 32
 
 
 def ask_all(
@@ -21,9 +26,10 @@ def ask_all(
 ) -> list[R | PartyError]:
     """Ask each party its request; a party that fails does not keep the others from answering.
 
-    They are asked one after the other, unless :func:`joblib.parallel_config` names a backend: it
-    spreads simulated parties over threads, processes or a cluster. What parties in other
-    processes learnt is brought back.
+    Simulated parties are asked one after the other, unless :func:`joblib.parallel_config` names a
+    backend: it spreads them over threads, processes or a cluster. What parties in other processes
+    learnt is brought back. With parties on other machines among them, all are asked at the same
+    time.
 
     Parameters
     ----------
@@ -39,6 +45,8 @@ def ask_all(
     list of (Message or PartyError)
         For each party its reply, or why there is none.
     """
+    if not all(isinstance(channel, InProcessChannel) for channel in channels):
+        return list(_threads(os.getpid()).map(_ask, channels, requests, repeat(expected)))
     if effective_n_jobs(None) == 1:
         return [_ask(c, r, expected) for c, r in zip(channels, requests, strict=True)]
     backend, _ = get_active_backend()
@@ -59,6 +67,12 @@ def ask_all(
             channel.record("received", reply)
         replies.append(reply)
     return replies
+
+
+@functools.cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Threads of this process that wait for parties: a thread is a conversation with each."""
+    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="fedtl parties")
 
 
 def _ask(channel: Channel, request: Message, expected: type[R]) -> R | PartyError:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedtl.federation._channel import InProcessChannel
+from fedtl.federation._channel import Channel, InProcessChannel
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._rowwise import RowParties
 from fedtl.parties import Answer, PartyService, Policy, Recipe, Table, Usage
@@ -99,6 +99,10 @@ class Simulation:
             ],
             self.serialize,
         )
+
+    def rows_elsewhere(self, ledger: Ledger) -> dict[str, Channel]:
+        """Return channels to parties whose rows are not in X, of which a simulation has none."""
+        return {}
 
     def row_parties(
         self, names: Iterable[str], answers: Mapping[str, tuple[str, Answer]]

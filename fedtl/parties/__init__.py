@@ -3,19 +3,25 @@
 from fedtl.parties._features import LocalFeatures, Recipe
 from fedtl.parties._keyed import KeyedTable
 from fedtl.parties._policy import Policy, Usage
+from fedtl.parties._row_table import Label, Reading, RowTable, as_label
 from fedtl.parties._rows import Rows
-from fedtl.parties._service import Answer, PartyService, Session
+from fedtl.parties._service import READING, Answer, PartyService, Session
 from fedtl.parties._table import Table
 
 __all__ = [
+    "READING",
     "Answer",
     "KeyedTable",
+    "Label",
     "LocalFeatures",
     "PartyService",
     "Policy",
+    "Reading",
     "Recipe",
+    "RowTable",
     "Rows",
     "Session",
     "Table",
     "Usage",
+    "as_label",
 ]

@@ -40,8 +40,8 @@ class FrameBuilder:
     ----------
     party : str
         Name of the party, for errors.
-    key : str
-        Column of the ids.
+    key : str or None
+        Column of the ids, if rows are found by any.
     columns : sequence of str or None
         The other columns that are wanted, in this order; all by default.
     normalisation : str
@@ -53,7 +53,7 @@ class FrameBuilder:
     def __init__(
         self,
         party: str,
-        key: str,
+        key: str | None,
         columns: Sequence[str] | None,
         normalisation: str,
         policy: Policy,
@@ -80,16 +80,21 @@ class FrameBuilder:
             If the table becomes larger than the policy allows.
         """
         self._check_names(batch)
-        keys = batch[self.key]
-        self.policy.allow_table(self.party, n_rows=len(self.ids) + len(keys))
-        try:
-            self.ids += canonical_ids(plain(keys), self.normalisation)
-        except ValueError as error:
-            raise PartyError(self.party, f"its key column {self.key!r}: {error}") from None
-        self._grow(_ALIGNMENT * len(keys))
+        n_rows = len(next(iter(batch.values())))
+        self.policy.allow_table(self.party, n_rows=len(self.ids) + n_rows)
+        self.ids += self._ids(batch, n_rows)
         assert self._columns is not None
         for name, column in self._columns.items():
             self._add(name, column, plain(batch[name]))
+
+    def _ids(self, batch: Batch, n_rows: int) -> list[bytes | None]:
+        if self.key is None:
+            return [None] * n_rows
+        self._grow(_ALIGNMENT * n_rows)
+        try:
+            return canonical_ids(plain(batch[self.key]), self.normalisation)
+        except ValueError as error:
+            raise PartyError(self.party, f"its key column {self.key!r}: {error}") from None
 
     def frame(self) -> pd.DataFrame:
         """Return the rows, and let go of the batches.
@@ -115,7 +120,8 @@ class FrameBuilder:
     def _check_names(self, batch: Batch) -> None:
         if self._columns is None:
             self._columns = {name: _Column() for name in batch if name != self.key}
-        lacking = [name for name in (self.key, *self._columns) if name not in batch]
+        wanted = [*([self.key] if self.key else []), *self._columns]
+        lacking = [name for name in wanted if name not in batch]
         if lacking:
             raise PartyError(
                 self.party, f"its table has no column {lacking[0]!r}; it has {', '.join(batch)}"

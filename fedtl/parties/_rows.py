@@ -67,6 +67,13 @@ class Rows:
         return np.asarray(~missing.any(axis=1))
 
     @property
+    def targets(self) -> np.ndarray:
+        """The targets, where there have to be any: (n_rows,) or (n_rows, n_outputs)."""
+        if self.y is None:
+            raise ValueError("the rows have no targets")
+        return self.y
+
+    @property
     def weight(self) -> np.ndarray:
         """The weights, ones where none were given: (n_rows,), float64."""
         return np.ones(len(self)) if self.sample_weight is None else self.sample_weight

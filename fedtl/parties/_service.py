@@ -12,6 +12,7 @@ from fedtl.exceptions import PartyError, SessionExpired
 from fedtl.learning.columns import Columns
 from fedtl.parties._features import LocalFeatures, Recipe
 from fedtl.parties._policy import Policy, Usage
+from fedtl.parties._rows import Rows
 from fedtl.parties._table import Table
 from fedtl.privacy import PrivacyBudget
 from fedtl.wire import Message
@@ -58,6 +59,9 @@ class Session:
         self.state = {key: value for key, value in self.state.items() if key.startswith("fitted")}
 
 
+READING = "reading"
+"""Where a party keeps how it reads its table for a row-wise fit."""
+
 Answer = Callable[["PartyService", Any], Message]
 """One end of a protocol: from a request to its reply, at the party's side."""
 
@@ -72,7 +76,7 @@ class PartyService:
     ----------
     name : str
         Name of the party.
-    table : Table or Rows
+    table : Table, Rows or RowTable
         Its rows, in whatever form its protocols read them.
     recipe : Recipe or None
         How it encodes its columns; None where its protocols encode none.
@@ -178,6 +182,32 @@ class PartyService:
             self.usage.begin_fit(self.name, self.policy)
             self.fits[name] = {}
         return self.fits[name]
+
+    def rows(self, fit: str) -> Rows:
+        """Return the rows that a row-wise fit is about.
+
+        Parameters
+        ----------
+        fit : str
+            Name of the fit.
+
+        Returns
+        -------
+        Rows
+            All that the party has for it.
+
+        Raises
+        ------
+        SessionExpired
+            If the party was not told, or does not know any more, how to read its table for it.
+        """
+        if isinstance(self.table, Rows):
+            return self.table
+        reading = self.fits.get(fit, {}).get(READING)
+        if reading is None:
+            raise SessionExpired(self.name, "the fit has ended; fit the estimator again")
+        found: Rows = self.table.rows(reading)
+        return found
 
     def training_rows(self, session: Session, rows: np.ndarray) -> np.ndarray:
         """Return positions of known training rows as an index array, refusing any others.

@@ -22,7 +22,7 @@ def batches(
     party: str,
     source: Any,
     *,
-    key: str,
+    key: str | None,
     query: str | None,
     columns: Sequence[str] | None,
     policy: Policy,
@@ -35,8 +35,8 @@ def batches(
         Name of the party, for errors.
     source : dataframe, str or path
         See :class:`fedtl.parties.KeyedTable`.
-    key : str
-        Column of the ids.
+    key : str or None
+        Column of the ids, if rows are found by any.
     query : str or None
         What is read from a database.
     columns : sequence of str or None
@@ -69,7 +69,7 @@ def batches(
         elif path is not None and path.suffix == ".csv":
             yield from _csv(_file(party, path), key)
         elif path is not None and path.suffix == ".parquet":
-            wanted = None if columns is None else [key, *columns]
+            wanted = None if columns is None else [*([key] if key else []), *columns]
             yield from _parquet(party, _file(party, path), wanted, policy)
         elif hasattr(source, "iloc"):
             yield from _pandas(party, source, key, policy)
@@ -89,7 +89,7 @@ def _file(party: str, path: Path) -> Path:
     return path
 
 
-def _pandas(party: str, frame: Any, key: str, policy: Policy) -> Iterator[Batch]:
+def _pandas(party: str, frame: Any, key: str | None, policy: Policy) -> Iterator[Batch]:
     if frame.columns.nlevels > 1 or (key == "index" and frame.index.nlevels > 1):
         raise PartyError(party, "columns and index must have one level each")
     if not frame.columns.is_unique:
@@ -125,7 +125,7 @@ def _parquet(
         yield from _record_batches(file.iter_batches(_ROWS, columns=columns))
 
 
-def _csv(path: Path, key: str) -> Iterator[Batch]:
+def _csv(path: Path, key: str | None) -> Iterator[Batch]:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -144,7 +144,7 @@ def _csv(path: Path, key: str) -> Iterator[Batch]:
             for f in first.schema
             if pa.types.is_integer(f.type) or pa.types.is_null(f.type)
         }
-    with reader({**types, key: pa.string()}) as rows:
+    with reader(types if key is None else {**types, key: pa.string()}) as rows:
         yield from _record_batches(rows)
 
 

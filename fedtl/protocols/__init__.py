@@ -16,6 +16,7 @@ from fedtl.protocols import (
     predict,
     private_moments,
     protected_moments,
+    row_session,
     session,
     shared,
     shared_latent,
@@ -64,8 +65,16 @@ ROW_ANSWERS: Mapping[str, tuple[str, Answer]] = {
 }
 """The same for parties that hold rows of the same kind."""
 
+REMOTE_ROW_ANSWERS: Mapping[str, tuple[str, Answer]] = {
+    row_session.Labels.kind: ("row_session", row_session.answer_labels),
+    row_session.Open.kind: ("row_session", row_session.answer_open),
+    **{kind: answer for kind, answer in ROW_ANSWERS.items() if kind != personal.Request.kind},
+}
+"""The same for those with tables of their own, who serve their own rows without being asked."""
+
 __all__ = [
     "ANSWERS",
+    "REMOTE_ROW_ANSWERS",
     "ROW_ANSWERS",
     "alignment",
     "assistance",
@@ -77,6 +86,7 @@ __all__ = [
     "predict",
     "private_moments",
     "protected_moments",
+    "row_session",
     "session",
     "shared",
     "shared_latent",

@@ -24,7 +24,7 @@ from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
 from fedtl.learning.evidence import deal_folds
 from fedtl.learning.personal import CANDIDATES, Choice, Task, choose, own_models
-from fedtl.parties import PartyService, Rows
+from fedtl.parties import PartyService
 from fedtl.protocols.statistics import FOLDS
 from fedtl.wire import Message, Tensor, message
 
@@ -144,7 +144,7 @@ def ask_scores(channel: Channel, fit: str) -> np.ndarray:
 
 def answer_folds(party: PartyService, request: Folds) -> Dealt:
     """Deal rows to folds evenly over the target, if each is large enough."""
-    rows: Rows = party.table
+    rows = party.rows(request.fit)
     kept = party.row_fit(request.fit)
     if not 2 <= request.n_folds <= _MOST_FOLDS or request.seed < 0 or rows.y is None:
         raise PartyError(party.name, f"folds must be 2 to {_MOST_FOLDS}, of rows with targets")
@@ -162,7 +162,7 @@ def answer_folds(party: PartyService, request: Folds) -> Dealt:
 
 def answer_offer(party: PartyService, request: Offer) -> Evidence:
     """Compare the models on the party's rows, and keep the best one to serve."""
-    rows: Rows = party.table
+    rows = party.rows(request.fit)
     kept = party.row_fit(request.fit)
     task = Task(request.n_classes, request.penalty, request.intercept)
     X, y = np.asarray(rows.X, dtype=np.float64), rows.y
@@ -183,7 +183,7 @@ def answer_offer(party: PartyService, request: Offer) -> Evidence:
 
 def answer_scores(party: PartyService, request: Request) -> Scores:
     """Score the party's rows by the model that it serves."""
-    rows: Rows = party.table
+    rows = party.rows(request.fit)
     if request.fit not in party.fits or _MODEL not in party.fits[request.fit]:
         raise PartyError(party.name, "has no model of that name; fit the estimator again")
     party.usage.predict(party.name, party.policy, len(rows))

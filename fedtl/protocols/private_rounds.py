@@ -111,7 +111,7 @@ def answer_plan(recipe: LocalRecipe, party: PartyService, request: Plan) -> Plan
             "under differential privacy it holds no rows out, and trains once a round; the plan "
             f"holds out {state.plan.held_out:g}, by the strategy {state.strategy.name!r}",
         )
-    n_rows = len(party.table)
+    n_rows = len(party.rows(request.fit))
     with model_of(recipe, party, state.plan) as model:
         if not model.has_gradients:
             raise PartyError(

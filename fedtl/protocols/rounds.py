@@ -279,9 +279,8 @@ class PartyRounds:
 
     def split(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Return positions of rows to train on and of rows held out, the same in every round."""
-        assert rows.y is not None
         plan = self.plan
-        return hold_out(rows.y, plan.held_out, stratify=plan.n_classes > 0, seed=plan.seed)
+        return hold_out(rows.targets, plan.held_out, stratify=plan.n_classes > 0, seed=plan.seed)
 
 
 def answers(recipe: LocalRecipe) -> Mapping[str, tuple[str, Answer]]:
@@ -313,7 +312,7 @@ def _guarded(
 
 def answer_begin(recipe: LocalRecipe, party: PartyService, request: Begin) -> Ready:
     """Compare layouts and count rows."""
-    rows: Rows = party.table
+    rows = party.rows(request.fit)
     party.policy.allow_aggregate(party.name, len(rows))
     if request.strategy not in STRATEGIES:
         raise PartyError(party.name, f"does not know the strategy {request.strategy!r}")
@@ -338,7 +337,7 @@ def answer_begin(recipe: LocalRecipe, party: PartyService, request: Begin) -> Re
 
 def answer_round(recipe: LocalRecipe, party: PartyService, request: Round) -> Reply:
     """Train on the party's rows."""
-    state, rows = party_rounds(party, request.fit), party.table
+    state, rows = party_rounds(party, request.fit), party.rows(request.fit)
     training, _ = state.split(rows)
     if not len(training):
         raise PartyError(party.name, "has no row to train on: all are held out")
@@ -350,7 +349,7 @@ def answer_round(recipe: LocalRecipe, party: PartyService, request: Round) -> Re
             model,
             Weights(request.vectors[0], memory["personal"], request.buffers),
             rows.X[training] if len(training) < len(rows) else rows.X,
-            rows.y[training] if len(training) < len(rows) else rows.y,
+            rows.targets[training] if len(training) < len(rows) else rows.targets,
             epochs=plan.local_epochs,
             seed=round_seed(plan.seed, request.index, party.name),
             steps_before=steps_before(memory),
@@ -377,20 +376,20 @@ def answer_round(recipe: LocalRecipe, party: PartyService, request: Round) -> Re
 
 def answer_evaluate(recipe: LocalRecipe, party: PartyService, request: Evaluate) -> Evaluated:
     """Score parameters on held-out rows."""
-    state = party_rounds(party, request.fit)
-    _, held_out = state.split(party.table)
+    state, rows = party_rounds(party, request.fit), party.rows(request.fit)
+    _, held_out = state.split(rows)
     if not len(held_out):
         return Evaluated(n_rows=0, loss=0.0, score=0.0)
     with model_of(recipe, party, state.plan) as model:
         _check_length(party.name, model, len(request.parameters), len(request.buffers))
         model.load(Weights(request.parameters, state.memory["personal"], request.buffers))
-        loss, value = evidence(model, party.table.X[held_out], party.table.y[held_out])
+        loss, value = evidence(model, rows.X[held_out], rows.targets[held_out])
     return Evaluated(n_rows=len(held_out), loss=loss, score=value)
 
 
 def answer_compare(recipe: LocalRecipe, party: PartyService, request: Compare) -> Compared:
     """Train a fine-tuned and a local model, compare them, and keep what is deployed."""
-    state, rows = party_rounds(party, request.fit), party.table
+    state, rows = party_rounds(party, request.fit), party.rows(request.fit)
     plan, memory = state.plan, state.memory
     if request.deploy not in ("best", *MODELS) or min(request.epochs, request.local_epochs) < 1:
         raise PartyError(party.name, "the plan of the comparison is out of range")
@@ -409,13 +408,13 @@ def answer_compare(recipe: LocalRecipe, party: PartyService, request: Compare) -
                 seed = round_seed(plan.seed, MODELS.index(name), party.name)
                 model.train(
                     rows.X[training],
-                    rows.y[training],
+                    rows.targets[training],
                     epochs=epochs,
                     seed=seed,
                     steps_before=steps_before(memory) if name == "fine-tuned" else 0,
                 )
             candidates[name] = model.read()
-            said[name] = evidence(model, rows.X[held_out], rows.y[held_out])
+            said[name] = evidence(model, rows.X[held_out], rows.targets[held_out])
     state.deployed = request.deploy
     if request.deploy == "best":
         finite = [n for n in MODELS if np.isfinite(candidates[n].shared).all()]
@@ -485,7 +484,7 @@ def model_of(
     recipe: LocalRecipe, party: PartyService, plan: Begin
 ) -> AbstractContextManager[LocalModel]:
     """Lend the model of a party's recipe."""
-    X = party.table.X
+    X = party.rows(plan.fit).X
     width = X.shape[1] if X.ndim > 1 else 1
     return recipe.model(Shape(width, plan.n_classes), plan.seed)
 

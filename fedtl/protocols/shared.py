@@ -21,7 +21,7 @@ import numpy as np
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
 from fedtl.learning.distilled import Additive, distill
-from fedtl.parties import PartyService, Rows
+from fedtl.parties import PartyService
 from fedtl.wire import Message, Tensor, message
 
 _MOST_BINS = 64
@@ -109,7 +109,7 @@ def ask_model(
 
 def answer_model(party: PartyService, request: Request) -> Model:
     """Fit a model of all the party's columns, and distil it into one of the shared columns."""
-    rows: Rows = party.table
+    rows = party.rows(request.fit)
     party.row_fit(request.fit)
     used = np.flatnonzero(rows.labeled & (rows.weight > 0))
     party.policy.allow_aggregate(party.name, len(used))

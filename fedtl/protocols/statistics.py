@@ -306,7 +306,7 @@ def answer_newton(party: PartyService, request: Newton) -> NewtonSums:
 
 def _begin(party: PartyService, fit: str, fold: int = -1) -> Rows:
     """Count the fit if it is a new one, and return the rows if a sum may be over all of them."""
-    rows: Rows = party.table
+    rows = party.rows(fit)
     kept = party.row_fit(fit)
     used = rows.weight > 0
     if fold >= 0:

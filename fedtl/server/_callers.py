@@ -195,7 +195,7 @@ class Caller:
                 yield
             finally:
                 lease.used = time.monotonic()
-                if name not in self.service.sessions:
+                if name not in self.service.sessions and name not in self.service.fits:
                     with self._lock:
                         self._leases.pop(name, None)
 
@@ -224,6 +224,7 @@ class Caller:
             return 0
         with lease.lock:
             self.service.sessions.pop(name, None)
+            self.service.fits.pop(name, None)
         return 1
 
     @property

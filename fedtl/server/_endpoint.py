@@ -42,7 +42,7 @@ from fedtl.wire import (
 
 _log = logging.getLogger("fedtl.server")
 _NOBODY = Frame(bytes(8), bytes(8), 1, b"")
-_OPENS = "session.open/"
+_OPENS = ("session.open/", "row_session.open/")
 
 
 @dataclass
@@ -192,7 +192,7 @@ class Endpoint:
                 return self._describe(caller)
             if isinstance(request, Close):
                 return Closed(sessions=caller.close(request.session, frame.group))
-            session = getattr(request, "session", "")
+            session = _session_of(request)
             opens = request.kind.startswith(_OPENS)
             with caller.session(session, frame.group, opens):
                 return caller.service.answer(request)
@@ -277,11 +277,16 @@ class Endpoint:
             self.metrics.seconds += seconds
 
 
+def _session_of(request: Message) -> str:
+    """The session that a request belongs to; row-wise protocols call it by their fit."""
+    return str(getattr(request, "session", "") or getattr(request, "fit", ""))
+
+
 def _facts(request: Message) -> dict[str, Any]:
     """What of a request is written down: its kind, session, and how many rows it is about."""
     facts: dict[str, Any] = {"kind": request.kind}
-    if hasattr(request, "session"):
-        facts["session"] = request.session[:64]
+    if session := _session_of(request):
+        facts["session"] = session[:64]
     for name, declared in request.schema.items():
         if isinstance(declared, Tensor) and declared.shape[0] in ("rows", "ids"):
             facts["rows"] = len(getattr(request, name))

@@ -7,13 +7,15 @@ import secrets
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from fedtl.identity import Identity
-from fedtl.parties import KeyedTable, PartyService, Policy, Recipe
-from fedtl.protocols import ANSWERS
+from fedtl.learning.local import LocalRecipe
+from fedtl.parties import Answer, KeyedTable, PartyService, Policy, Recipe, RowTable
+from fedtl.protocols import ANSWERS, REMOTE_ROW_ANSWERS
+from fedtl.protocols.private_rounds import row_answers
 from fedtl.server._audit import AuditLog
 from fedtl.server._callers import Bounds
 from fedtl.server._endpoint import Endpoint
@@ -22,6 +24,14 @@ from fedtl.server._usage import UsageFile
 from fedtl.wire import Limits
 
 AUDIT, USAGE, APPROVALS, SECRET = "audit.jsonl", "usage.json", "approvals", "alignment.key"
+
+
+class Trainer(Protocol):
+    """What knows a model and how it is trained, as :class:`fedtl.FederatedFineTuner` does."""
+
+    def local_recipe(self) -> LocalRecipe:
+        """Return the model and how it is trained at a party."""
+        ...
 
 
 @dataclass
@@ -42,6 +52,7 @@ def serve(
     credentials: str | Path,
     state: str | Path,
     address: str = "127.0.0.1:0",
+    trainer: Trainer | None = None,
     policy: Policy | None = None,
     approval: bool = False,
     shows_columns: bool = False,
@@ -54,9 +65,10 @@ def serve(
     ----------
     name : str
         Name of the party; that of its identity.
-    table : KeyedTable, ndarray or dataframe of shape (n_rows, n_columns)
+    table : KeyedTable, RowTable, ndarray or dataframe of shape (n_rows, n_columns)
         Its rows. The index of a pandas frame holds their ids; row ``i`` of an array has the id
-        ``i``.
+        ``i``. A :class:`~fedtl.parties.RowTable` is for training with parties that record the
+        same columns of other rows.
     encoder : Encoder, optional
         How it encodes its columns.
     credentials : str or Path
@@ -66,6 +78,9 @@ def serve(
         server at a time may use it.
     address : str, default="127.0.0.1:0"
         Where to listen, as ``"host:port"``. Port 0 takes any that is free.
+    trainer : FederatedFineTuner, optional
+        With a RowTable: the model that may be trained in rounds on its rows, and how, as the
+        partners have it too. Which model it is does not cross. Exact models need none.
     policy : Policy, optional
         What it answers. Quotas are for each caller and day (in UTC).
     approval : bool, default=False
@@ -118,6 +133,7 @@ def serve(
         table,
         encoder,
         state=state,
+        trainer=trainer,
         policy=policy,
         approval=approval,
         shows_columns=shows_columns,
@@ -137,6 +153,7 @@ def open_endpoint(
     encoder: Recipe | None = None,
     *,
     state: str | Path,
+    trainer: Trainer | None = None,
     policy: Policy | None = None,
     approval: bool = False,
     shows_columns: bool = False,
@@ -149,12 +166,14 @@ def open_endpoint(
     ----------
     name : str
         See :func:`serve` for this and the others.
-    table : KeyedTable, ndarray or dataframe
+    table : KeyedTable, RowTable, ndarray or dataframe
         Its rows.
     encoder : Encoder, optional
         How it encodes its columns.
     state : str or Path
         Folder for the audit log and what is used of the quotas.
+    trainer : FederatedFineTuner, optional
+        What may be trained in rounds.
     policy : Policy, optional
         What it answers.
     approval : bool, default=False
@@ -178,11 +197,14 @@ def open_endpoint(
     """
     state = Path(state)
     state.mkdir(parents=True, exist_ok=True)
-    if not isinstance(table, KeyedTable):
-        table = KeyedTable(name, _framed(table), policy=policy, secret=_secret(state))
-    # Tags of all ids now, not when the first partner waits for them.
-    assert table.key_list is not None
-    service = PartyService(name, table, encoder or PlainRecipe(), ANSWERS, policy=policy)
+    if isinstance(table, RowTable):
+        if encoder is not None:
+            raise ValueError("encoder is for a table whose rows have ids; a RowTable needs none")
+        service = _service_of_rows(name, table, trainer, policy)
+    else:
+        if trainer is not None:
+            raise ValueError("trainer is for rows with a target; give a fedtl.parties.RowTable")
+        service = _service_of_ids(name, table, encoder, state, policy)
     audit = AuditLog(state / AUDIT, every_line=fsync)
     try:
         return Endpoint(
@@ -238,8 +260,9 @@ class PartyFile:
         Name of the party.
     table : dict
         ``path`` of a Parquet, CSV or DuckDB file, or ``url`` of a database; ``key``, the column of
-        the ids; ``query`` for databases, ``normalisation`` of ids, and ``columns``, if not all of
-        them take part. See :class:`fedtl.parties.KeyedTable`.
+        the ids, or ``target``, that of what is learnt from rows of several parties; ``query`` for
+        databases, ``normalisation`` of ids, and ``columns``, if not all of them take part. See
+        :class:`fedtl.parties.KeyedTable` and :class:`fedtl.parties.RowTable`.
     credentials : str
         Folder of the identity.
     state : str
@@ -326,7 +349,7 @@ class PartyFile:
 
 def read_table(
     name: str, folder: Path, state: Path, policy: Policy, said: dict[str, Any]
-) -> KeyedTable:
+) -> KeyedTable | RowTable:
     """Read a party's table as its file says.
 
     Parameters
@@ -344,23 +367,49 @@ def read_table(
 
     Returns
     -------
-    KeyedTable
-        The table.
+    KeyedTable or RowTable
+        The table; the latter if ``target`` is given instead of ``key``.
 
     Raises
     ------
     ValueError
         If an entry is missing or unknown.
     """
-    known = {"path", "url", "key", "query", "normalisation", "columns"}
+    known = {"path", "url", "key", "target", "query", "normalisation", "columns"}
     unknown = sorted(set(said) - known)
     if unknown:
         raise ValueError(f"[table]: unknown entries {unknown}; known are {sorted(known)}")
-    if ("path" in said) == ("url" in said) or "key" not in said:
-        raise ValueError("[table]: give either path or url, and key, the column of the ids")
-    options = {k: said[k] for k in ("key", "query", "normalisation", "columns") if k in said}
+    if ("path" in said) == ("url" in said) or ("key" in said) == ("target" in said):
+        raise ValueError(
+            "[table]: give either path or url, and either key, the column of the ids, or target, "
+            "that of what is learnt with others who record the same columns"
+        )
     source = said.get("url") or str(folder / said["path"])
+    options = {k: said[k] for k in known - {"path", "url"} if k in said}
+    if "target" in said:
+        if "normalisation" in said:
+            raise ValueError("[table]: normalisation is for ids, and there is no key")
+        return RowTable(name, source, policy=policy, **options)
     return KeyedTable(name, source, policy=policy, secret=_secret(state), **options)
+
+
+def _service_of_rows(
+    name: str, table: RowTable, trainer: Trainer | None, policy: Policy | None
+) -> PartyService:
+    answers: dict[str, tuple[str, Answer]] = dict(REMOTE_ROW_ANSWERS)
+    if trainer is not None:
+        answers |= row_answers(trainer.local_recipe())
+    return PartyService(name, table, None, answers, policy=policy)
+
+
+def _service_of_ids(
+    name: str, table: Any, encoder: Recipe | None, state: Path, policy: Policy | None
+) -> PartyService:
+    if not isinstance(table, KeyedTable):
+        table = KeyedTable(name, _framed(table), policy=policy, secret=_secret(state))
+    # Tags of all ids now, not when the first partner waits for them.
+    assert table.key_list is not None
+    return PartyService(name, table, encoder or PlainRecipe(), ANSWERS, policy=policy)
 
 
 def _framed(table: Any) -> Any:

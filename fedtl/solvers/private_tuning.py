@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedtl.exceptions import PartyError
-from fedtl.federation import InProcessChannel, RowParties, ask_all
+from fedtl.federation import Channel, RowParties, ask_all
 from fedtl.learning.private_mean import PrivateMean
 from fedtl.learning.strategies import Strategy
 from fedtl.privacy import DifferentialPrivacy
@@ -47,7 +47,7 @@ def protect(
     fit: str,
     n_rounds: int,
     services: RowParties,
-    channels: Mapping[str, InProcessChannel],
+    channels: Mapping[str, Channel],
 ) -> tuple[dict[str, float], PrivateMean | None]:
     """Agree with all parties on how their training will be private, or pay for it here.
 
@@ -61,7 +61,7 @@ def protect(
         Rounds at most.
     services : RowParties
         The simulated parties, for their budget.
-    channels : mapping of str to InProcessChannel
+    channels : mapping of str to Channel
         The parties that train.
 
     Returns

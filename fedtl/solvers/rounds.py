@@ -387,13 +387,13 @@ def begin(
     Raises
     ------
     PartyError
-        If none can.
+        If none can, or one alone of several: that would be no federation.
     """
     requests = [plan.begin(held_out[name]) for name in channels]
     replies = dict(zip(channels, ask_all(list(channels.values()), requests, Ready), strict=True))
     ready = {name: reply for name, reply in replies.items() if isinstance(reply, Ready)}
     errors = [reply for reply in replies.values() if isinstance(reply, PartyError)]
-    if not ready:
+    if errors and len(ready) < 2:
         raise errors[0]
     for error in errors:
         warnings.warn(f"{error}. It is left out", DroppedPartyWarning, stacklevel=2)

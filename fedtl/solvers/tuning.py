@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedtl.exceptions import PartyError, UnknownRowsWarning
-from fedtl.federation import InProcessChannel, Ledger, RowParties, ask_all
+from fedtl.federation import Channel, Ledger, RowParties, ask_all
 from fedtl.learning.compression import Compression
 from fedtl.learning.local import LocalModel, LocalRecipe, Shape, Weights
 from fedtl.learning.strategies import Memory, Strategy
@@ -157,9 +156,11 @@ def held_out_shares(validation: Any, needed: bool, names: list[str]) -> dict[str
 def tune(
     job: Job,
     services: RowParties,
-    channels: Mapping[str, InProcessChannel],
+    channels: Mapping[str, Channel],
     ledger: Ledger,
+    *,
     seed: int,
+    fit: str,
 ) -> Done:
     """Begin, run the rounds, compare, finish.
 
@@ -169,12 +170,14 @@ def tune(
         What is to be done.
     services : RowParties
         The simulated parties, for what they save and keep at their own side.
-    channels : mapping of str to InProcessChannel
-        The way to each of them.
+    channels : mapping of str to Channel
+        The way to each party, remote ones among them.
     ledger : Ledger
         What crosses is counted there.
     seed : int
         Seed of everything that is drawn; that of a saved training takes its place.
+    fit : str
+        Name of the fit; that of a saved training takes its place.
 
     Returns
     -------
@@ -188,8 +191,7 @@ def tune(
     """
     clock = [time.perf_counter()]
     saved = job.checkpoint.load() if job.checkpoint else None
-    fit = secrets.token_hex(16) if saved is None else saved[1]
-    seed = seed if saved is None else saved[2]
+    fit, seed = (fit, seed) if saved is None else saved[1:3]
     with job.recipe.model(job.shape, seed) as model:
         initial, layout, digest = model.initial, model.shared, model.layout_digest
     if job.start is not None:
@@ -386,7 +388,7 @@ def _memories(services: RowParties, fit: str) -> dict[str, Memory]:
 
 
 def _compare(
-    asked: Comparison, channels: Mapping[str, InProcessChannel], progress: Progress, fit: str
+    asked: Comparison, channels: Mapping[str, Channel], progress: Progress, fit: str
 ) -> dict[str, Compared]:
     """Let each party compare its models and choose what serves its rows."""
     request = Compare(
