@@ -19,15 +19,15 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
 from fedtl.estimators._tuned import TunedEstimator
-from fedtl.estimators._tuning_checks import check_private, check_remote
+from fedtl.estimators._tuning_checks import check_private, check_remote, rounds_privacy
 from fedtl.federation import Ledger
 from fedtl.inspection import TuningReport
 from fedtl.learning.compression import Compression
 from fedtl.learning.local import LocalRecipe, Shape, kind_of
 from fedtl.learning.strategies import STRATEGIES, Strategy
 from fedtl.parties import Rows
-from fedtl.privacy import DifferentialPrivacy
-from fedtl.protocols.private_rounds import row_answers
+from fedtl.privacy import DifferentialPrivacy, SecureAggregation
+from fedtl.protocols import tuning_answers
 from fedtl.protocols.rounds import MODELS
 from fedtl.solvers.checkpoint import Checkpoint, fingerprint
 from fedtl.solvers.private_tuning import check_strategy
@@ -99,11 +99,15 @@ class FederatedFineTuner(TunedEstimator):
     warm_start : bool, default=False
         Whether `fit` goes on from the model of the last `fit`, personal parameters included; what
         else a strategy remembers starts anew.
-    privacy : {"none"} or DifferentialPrivacy, default="none"
-        Whether updates hardly depend on any one row, or on any one party. Every call of `fit` or
-        `partial_fit` spends anew what it says.
-    federation : Simulation or None, default=None
-        How the parties are reached. None simulates them in this process.
+    privacy : {"auto", "none"}, SecureAggregation or DifferentialPrivacy, default="auto"
+        What protects updates. `SecureAggregation` shows the coordinator their mean only.
+        `DifferentialPrivacy` makes them hardly depend on any one row, or on any one party; every
+        call of `fit` or `partial_fit` spends anew what it says. "auto" is secure aggregation with
+        remote parties, and none in this process.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process. With a
+        :class:`~fedtl.federation.Federation`, X has this party's own rows, and the others serve the
+        same estimator with theirs: ``serve(name, RowTable(...), trainer=tuner)``.
     random_state : int, RandomState or None, default=None
         Seed of cohorts, mini-batches and initial parameters.
 
@@ -181,7 +185,7 @@ class FederatedFineTuner(TunedEstimator):
         "checkpoint": [str, Path, None],
         "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
-        "privacy": [StrOptions({"none"}), DifferentialPrivacy],
+        "privacy": [StrOptions({"auto", "none"}), SecureAggregation, DifferentialPrivacy],
         "random_state": ["random_state"],
     }
 
@@ -208,7 +212,7 @@ class FederatedFineTuner(TunedEstimator):
         checkpoint: Any = None,
         checkpoint_every: int = 1,
         warm_start: bool = False,
-        privacy: Any = "none",
+        privacy: Any = "auto",
         federation: Any = None,
         random_state: Any = None,
     ) -> None:
@@ -373,10 +377,10 @@ class FederatedFineTuner(TunedEstimator):
             raise ValueError(
                 "deploy='best' needs rows that each party holds out, not whole parties"
             )
-        privacy = None if isinstance(self.privacy, str) else self.privacy
+        privacy = rounds_privacy(self)
         check_strategy(privacy, strategy)
         recipe, ledger, fit = self._recipe(), self.ledger_, secrets.token_hex(16)
-        services, channels = self._open(rows, row_answers(recipe), ledger, fit)
+        services, channels = self._open(rows, tuning_answers(recipe), ledger, fit)
         job = Job(
             recipe=recipe,
             shape=shape,

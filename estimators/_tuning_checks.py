@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedtl.federation import Federation
+from fedtl.privacy import DifferentialPrivacy, SecureAggregation
 
 if TYPE_CHECKING:
     from fedtl.estimators._fine_tuner import FederatedFineTuner
@@ -24,7 +25,7 @@ def check_private(tuner: FederatedFineTuner) -> None:
         Naming the parameter that does not go together with ``privacy``.
     """
     privacy = tuner.privacy
-    if isinstance(privacy, str):
+    if not isinstance(privacy, DifferentialPrivacy):
         return
     if privacy.unit == "label":
         raise ValueError(
@@ -44,6 +45,26 @@ def check_private(tuner: FederatedFineTuner) -> None:
             f"deploy={tuner.deploy!r} trains on rows without noise; with differential privacy use "
             "deploy='federated'"
         )
+
+
+def rounds_privacy(
+    tuner: FederatedFineTuner,
+) -> SecureAggregation | DifferentialPrivacy | None:
+    """Return what protects updates: with "auto", secure aggregation if parties are remote.
+
+    Parameters
+    ----------
+    tuner : FederatedFineTuner
+        The estimator.
+
+    Returns
+    -------
+    SecureAggregation, DifferentialPrivacy or None
+        None for nothing.
+    """
+    if tuner.privacy == "auto":
+        return SecureAggregation() if isinstance(tuner.federation, Federation) else None
+    return None if tuner.privacy == "none" else tuner.privacy
 
 
 def check_remote(tuner: FederatedFineTuner) -> None:

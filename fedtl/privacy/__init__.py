@@ -1,7 +1,7 @@
 """Masks, secret shares and encryption, on numbers alone: nothing here knows a party. Unaudited."""
 
 from fedtl.privacy._differential import DifferentialPrivacy
-from fedtl.privacy._options import Paillier, SecretSharing
+from fedtl.privacy._options import Paillier, SecretSharing, SecureAggregation
 from fedtl.privacy.accounting import PrivacyBudget
 from fedtl.privacy.fixed_point import FixedPointError
 from fedtl.privacy.keys import CryptoError
@@ -13,4 +13,5 @@ __all__ = [
     "Paillier",
     "PrivacyBudget",
     "SecretSharing",
+    "SecureAggregation",
 ]

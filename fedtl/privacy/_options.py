@@ -76,3 +76,36 @@ class SecretSharing:
     """
 
     dealer: Any = None
+
+
+@dataclass(frozen=True)
+class SecureAggregation:
+    """Protection of a sum over three parties or more: nobody sees a summand.
+
+    Pairs of parties agree on masks that cancel in the sum; shares of the secrets lie with the
+    others, so that more than half of the parties are enough to finish a round.
+
+    See Also
+    --------
+    DifferentialPrivacy : Protects from what the sum itself says.
+
+    Notes
+    -----
+    Unaudited. After K. Bonawitz et al., "Practical secure aggregation for privacy-preserving
+    machine learning", CCS 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import SGDClassifier
+    >>> from fedtl import FederatedFineTuner
+    >>> from fedtl.privacy import SecureAggregation
+    >>> X, y = load_digits(return_X_y=True)
+    >>> cameras = np.arange(len(y)) % 5
+    >>> tuner = FederatedFineTuner(
+    ...     SGDClassifier(), n_rounds=5, privacy=SecureAggregation(), random_state=0
+    ... )
+    >>> tuner.fit(X, y, sample_party=cameras).score(X, y) > 0.9
+    True
+    """

@@ -129,6 +129,9 @@ class KeyPair:
         """The private key, 32 bytes."""
         return self._key.private_bytes_raw()
 
+    def __reduce__(self) -> tuple[type[KeyPair], tuple[bytes]]:
+        return KeyPair, (self.private,)  # simulated parties travel between processes of one owner
+
     def agree(self, public: bytes, context: str) -> bytes:
         """Agree on a secret with the owner of another key.
 

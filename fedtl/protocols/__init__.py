@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fedtl.learning.local import LocalRecipe
 from fedtl.parties import Answer
 from fedtl.protocols import (
     alignment,
@@ -15,8 +16,11 @@ from fedtl.protocols import (
     personal,
     predict,
     private_moments,
+    private_rounds,
     protected_moments,
+    rounds,
     row_session,
+    secure_rounds,
     session,
     shared,
     shared_latent,
@@ -72,6 +76,24 @@ REMOTE_ROW_ANSWERS: Mapping[str, tuple[str, Answer]] = {
 }
 """The same for those with tables of their own, who serve their own rows without being asked."""
 
+
+def tuning_answers(recipe: LocalRecipe) -> Mapping[str, tuple[str, Answer]]:
+    """Return the same for training in rounds, for a party that has the model and how to train it.
+
+    Parameters
+    ----------
+    recipe : LocalRecipe
+        The model.
+
+    Returns
+    -------
+    mapping of str to (str, callable)
+        By kinds of requests, the name of the protocol and the function that answers.
+    """
+    protocols = (rounds, private_rounds, secure_rounds)
+    return {kind: end for each in protocols for kind, end in each.answers(recipe).items()}
+
+
 __all__ = [
     "ANSWERS",
     "REMOTE_ROW_ANSWERS",
@@ -85,11 +107,15 @@ __all__ = [
     "personal",
     "predict",
     "private_moments",
+    "private_rounds",
     "protected_moments",
+    "rounds",
     "row_session",
+    "secure_rounds",
     "session",
     "shared",
     "shared_latent",
     "shared_moments",
     "statistics",
+    "tuning_answers",
 ]

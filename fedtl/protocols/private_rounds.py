@@ -28,7 +28,7 @@ from fedtl.learning.local import LocalRecipe, PrivateSteps
 from fedtl.parties import Answer, PartyService
 from fedtl.privacy import DifferentialPrivacy
 from fedtl.privacy.accounting import Gaussian, calibrated
-from fedtl.protocols.rounds import answers, model_of, party_rounds
+from fedtl.protocols.rounds import model_of, party_rounds
 from fedtl.wire import Message, message
 
 
@@ -95,9 +95,9 @@ def plan(privacy: DifferentialPrivacy, fit: str, n_rounds: int) -> Plan:
     )
 
 
-def row_answers(recipe: LocalRecipe) -> Mapping[str, tuple[str, Answer]]:
-    """Return the party's end of this protocol and of ``rounds``, for a party with a recipe."""
-    return {**answers(recipe), Plan.kind: ("private_rounds", partial(answer_plan, recipe))}
+def answers(recipe: LocalRecipe) -> Mapping[str, tuple[str, Answer]]:
+    """Return the party's end of the protocol, by kinds of requests, for a party with a recipe."""
+    return {Plan.kind: ("private_rounds", partial(answer_plan, recipe))}
 
 
 def answer_plan(recipe: LocalRecipe, party: PartyService, request: Plan) -> Planned:

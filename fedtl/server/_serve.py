@@ -14,8 +14,7 @@ import numpy as np
 from fedtl.identity import Identity
 from fedtl.learning.local import LocalRecipe
 from fedtl.parties import Answer, KeyedTable, PartyService, Policy, Recipe, RowTable
-from fedtl.protocols import ANSWERS, REMOTE_ROW_ANSWERS
-from fedtl.protocols.private_rounds import row_answers
+from fedtl.protocols import ANSWERS, REMOTE_ROW_ANSWERS, tuning_answers
 from fedtl.server._audit import AuditLog
 from fedtl.server._callers import Bounds
 from fedtl.server._endpoint import Endpoint
@@ -398,7 +397,7 @@ def _service_of_rows(
 ) -> PartyService:
     answers: dict[str, tuple[str, Answer]] = dict(REMOTE_ROW_ANSWERS)
     if trainer is not None:
-        answers |= row_answers(trainer.local_recipe())
+        answers |= tuning_answers(trainer.local_recipe())
     return PartyService(name, table, None, answers, policy=policy)
 
 

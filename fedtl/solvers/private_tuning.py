@@ -8,17 +8,19 @@ from fedtl.exceptions import PartyError
 from fedtl.federation import Channel, RowParties, ask_all
 from fedtl.learning.private_mean import PrivateMean
 from fedtl.learning.strategies import Strategy
-from fedtl.privacy import DifferentialPrivacy
+from fedtl.privacy import DifferentialPrivacy, SecureAggregation
 from fedtl.privacy.accounting import calibrated
 from fedtl.protocols.private_rounds import Planned, plan
 
 
-def check_strategy(privacy: DifferentialPrivacy | None, strategy: Strategy) -> None:
+def check_strategy(
+    privacy: DifferentialPrivacy | SecureAggregation | None, strategy: Strategy
+) -> None:
     """Refuse strategies that use rows in ways that are not accounted for.
 
     Parameters
     ----------
-    privacy : DifferentialPrivacy or None
+    privacy : DifferentialPrivacy, SecureAggregation or None
         What is to be protected.
     strategy : Strategy
         How local training becomes one model.
@@ -28,7 +30,7 @@ def check_strategy(privacy: DifferentialPrivacy | None, strategy: Strategy) -> N
     ValueError
         If both do not go together.
     """
-    if privacy is None:
+    if not isinstance(privacy, DifferentialPrivacy):
         return
     if privacy.unit == "row" and not strategy.trains_once:
         raise ValueError(

@@ -24,6 +24,7 @@ from fedtl.protocols.rounds import (
     RoundsPlan,
     read_update,
 )
+from fedtl.solvers.secure_tuning import SecureMean
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ class Coordinator:
         strategy is given.
     tells_loss : bool
         Whether parties tell the loss of their training.
+    secure : SecureMean or None
+        What asks for a round's updates where they are seen as their mean only.
     """
 
     channels: Mapping[str, Channel]
@@ -143,6 +146,7 @@ class Coordinator:
     on_round: Callable[[Progress], bool]
     release: Callable[[list[Update], int], list[Update]] | None = None
     tells_loss: bool = True
+    secure: SecureMean | None = None
 
     def run(self, progress: Progress) -> Progress:
         """Train until the rounds are done, the loss gets no better, or a callback says so.
@@ -192,13 +196,23 @@ class Coordinator:
             begun, before = time.perf_counter(), self.ledger.n_bytes
             names = self._cohort(progress.n_rounds)
             sent = self._round(progress)
-            replies = ask_all([self.channels[n] for n in names], [sent] * len(names), Reply)
-            came, errors = _read(names, replies, sent)
-            if len(came) < self.schedule.min_replies:
-                self._give_up(errors, len(came), len(names))
+            came, n_replies, errors = self._ask({n: self.channels[n] for n in names}, sent)
+            if n_replies < self.schedule.min_replies or not came:
+                self._give_up(errors, n_replies, len(names))
             _warn(errors)
-            self._merge(progress, came, len(names), begun, before)
+            self._merge(progress, came, (n_replies, len(names)), begun, before)
             yield
+
+    def _ask(
+        self, channels: Mapping[str, Channel], sent: Round
+    ) -> tuple[list[tuple[Update, np.ndarray]], int, list[PartyError]]:
+        """Return updates with statistics, of how many parties they are, and why not of others."""
+        if self.secure is not None:
+            mean, n_replies, errors = self.secure(channels, sent)
+            return mean, n_replies, errors
+        replies = ask_all(list(channels.values()), [sent] * len(channels), Reply)
+        came, errors = _read(list(channels), replies, sent)
+        return came, len(came), errors
 
     def _versions(self, progress: Progress) -> Any:
         """Yield after each version of the model, where parties are not waited for.
@@ -241,7 +255,7 @@ class Coordinator:
                 came += [(replace(update, staleness=staleness), b) for update, b in read]
                 busy = {each[2] for each in flight.under_way}
                 start(str(flight.rng.choice([n for n in names if n not in busy])))
-            self._merge(progress, came, asked, begun, before)
+            self._merge(progress, came, (len(came), asked), begun, before)
             yield
 
     def _round(self, progress: Progress) -> Round:
@@ -277,11 +291,12 @@ class Coordinator:
         self,
         progress: Progress,
         came: list[tuple[Update, np.ndarray]],
-        n_asked: int,
+        counts: tuple[int, int],
         begun: float,
         bytes_before: int,
     ) -> None:
-        """Make the next state, and write down how it went."""
+        """Make the next state, and write down how it went; counts are of replies and requests."""
+        n_replies, n_asked = counts
         updates = [update for update, _ in came]
         rows = np.array([update.n_rows for update in updates], dtype=np.float64)
         setting = Setting(self.layout, len(self.channels))
@@ -297,8 +312,8 @@ class Coordinator:
         record = {
             "round": progress.n_rounds,
             "loss": float(np.average(losses, weights=rows)) if self.tells_loss else np.nan,
-            "replies": len(came),
-            "dropped": n_asked - len(came),
+            "replies": n_replies,
+            "dropped": n_asked - n_replies,
         }
         record |= self._evaluate(progress)
         record["bytes"] = self.ledger.n_bytes - bytes_before

@@ -16,7 +16,7 @@ from fedtl.federation import Channel, Ledger, RowParties, ask_all
 from fedtl.learning.compression import Compression
 from fedtl.learning.local import LocalModel, LocalRecipe, Shape, Weights
 from fedtl.learning.strategies import Memory, Strategy
-from fedtl.privacy import DifferentialPrivacy
+from fedtl.privacy import DifferentialPrivacy, SecureAggregation
 from fedtl.protocols.rounds import (
     Compare,
     Compared,
@@ -29,6 +29,7 @@ from fedtl.protocols.rounds import (
 from fedtl.solvers.checkpoint import Checkpoint
 from fedtl.solvers.private_tuning import protect
 from fedtl.solvers.rounds import Coordinator, Progress, Schedule, begin
+from fedtl.solvers.secure_tuning import SecureMean, check_secure
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ class Job:
         Where the training is saved.
     start : TunedModel or None, default=None
         An earlier model to go on from.
-    privacy : DifferentialPrivacy or None
-        What the training may spend of the privacy of rows or parties.
+    privacy : DifferentialPrivacy, SecureAggregation or None
+        What the training may spend of the privacy of rows or parties, or whether updates are seen
+        as their mean only.
     """
 
     recipe: LocalRecipe
@@ -90,7 +92,7 @@ class Job:
     compare: Comparison | None
     checkpoint: Checkpoint | None
     start: TunedModel | None = None
-    privacy: DifferentialPrivacy | None = None
+    privacy: DifferentialPrivacy | SecureAggregation | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,12 +215,13 @@ def tune(
     if job.start is not None:
         _remember(job.start, services, fit, job.strategy.keeps_model)
     schedule = job.schedule(len(training))
-    if job.privacy is not None and initial.buffers.size:
+    private = job.privacy if isinstance(job.privacy, DifferentialPrivacy) else None
+    if private is not None and initial.buffers.size:
         raise ValueError(
             "differentially private training cannot take batch norms: what they record of rows "
             "would be told without noise. Use group or layer norms, or freeze them"
         )
-    noise, release = protect(job.privacy, fit, schedule.n_rounds, services, training)
+    noise, release = protect(private, fit, schedule.n_rounds, services, training)
     progress = Progress(job.strategy.start(initial.shared), initial.buffers.astype(np.float64))
     if saved is not None:
         progress = saved[0]
@@ -239,7 +242,8 @@ def tune(
         ledger,
         on_round,
         release,
-        tells_loss=job.privacy is None,
+        tells_loss=private is None,
+        secure=_secure(job, schedule, ready),
     )
     clock.append(time.perf_counter())
     progress = coordinator.run(progress)
@@ -259,6 +263,14 @@ def tune(
         job.checkpoint.remove()
     seconds = dict(zip(("begin", "rounds", "compare"), np.diff(clock).tolist(), strict=True))
     return Done(tuned, progress, ready, compared, seconds, noise)
+
+
+def _secure(job: Job, schedule: Schedule, ready: Mapping[str, Ready]) -> SecureMean | None:
+    """Return what asks for updates as their mean only, if that is wanted."""
+    if not isinstance(job.privacy, SecureAggregation):
+        return None
+    check_secure(job.strategy, job.compression != Compression(), schedule.cohort)
+    return SecureMean({name: r.n_rows for name, r in ready.items()}, schedule.min_replies)
 
 
 @dataclass(eq=False)

@@ -29,7 +29,7 @@ X = ((X - X.mean()) / X.std()).iloc[:, :6]
 PARTY = np.random.default_rng(0).choice(["own", "shop", "post"], len(X))
 OWN = PARTY == "own"
 NET = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
-TUNER = FederatedFineTuner(NET, n_rounds=2, random_state=0)
+TUNER = FederatedFineTuner(NET, n_rounds=2, privacy="none", random_state=0)
 
 
 def table(name, X=X, y=Y, **settings):
@@ -58,7 +58,7 @@ def federation(world):
         FederatedSimpleImputer(),
         FederatedSharedColumnsClassifier("own", random_state=0),
         TUNER,
-        FederatedFineTuner(NET, strategy="scaffold", n_rounds=2, validation=0.2, random_state=0),
+        clone(TUNER).set_params(strategy="scaffold", validation=0.2),
     ],
     ids=lambda model: type(model).__name__,
 )
@@ -119,11 +119,26 @@ def test_columns_are_found_by_name_and_others_are_not_read(world):
 
 
 def test_a_scikit_learn_model_is_trained_in_rounds_at_remote_parties(world):
-    tuner = FederatedFineTuner(SGDClassifier(random_state=0), n_rounds=2, random_state=0)
+    tuner = clone(TUNER).set_params(estimator=SGDClassifier(random_state=0))
     federation = world(hospitals(), trainer=tuner).connect()
     local = clone(tuner).fit(X, Y, sample_party=PARTY)
     remote = clone(tuner).set_params(federation=federation).fit(X[OWN], Y[OWN])
     np.testing.assert_array_equal(remote.predict(X), local.predict(X))
+
+
+def test_updates_of_remote_parties_are_seen_as_their_mean_only_by_default(federation):
+    local = clone(TUNER).fit(X, Y, sample_party=PARTY)
+    remote = clone(TUNER).set_params(federation=federation, privacy="auto").fit(X[OWN], Y[OWN])
+    np.testing.assert_allclose(remote.model_.shared, local.model_.shared, rtol=1e-4, atol=1e-5)
+    kinds = {row["kind"] for row in remote.ledger_.rows()}
+    assert "secure_rounds.masked/1" in kinds
+    assert "rounds.update/1" not in kinds
+
+
+def test_two_parties_have_no_mean_that_hides_anything(world):
+    federation = world(hospitals(shop=table("shop")), trainer=TUNER).connect()
+    with pytest.raises(ValueError, match="needs 3 parties a round, there are 2"):
+        FederatedFineTuner(NET, federation=federation).fit(X[OWN], Y[OWN])
 
 
 def with_a_gap():

@@ -239,6 +239,8 @@ class Strategy(ABC):
         more rounds than there are: what differentially private training is accounted for.
     averages : bool
         Whether the coordinator uses the parties' mean change alone.
+    weighs_rows : bool
+        Whether that mean weighs parties by their rows.
     """
 
     name: ClassVar[str]
@@ -246,6 +248,7 @@ class Strategy(ABC):
     keeps_model: ClassVar[bool] = False
     trains_once: ClassVar[bool] = True
     averages: ClassVar[bool] = False
+    weighs_rows: ClassVar[bool] = True
 
     @property
     def updates_per_version(self) -> int | None:

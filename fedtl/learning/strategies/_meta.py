@@ -72,6 +72,7 @@ class Reptile(Strategy):
 
     name: ClassVar[str] = "reptile"
     averages: ClassVar[bool] = True
+    weighs_rows: ClassVar[bool] = False
     lr: float = 0.5
 
     def at_coordinator(self, state: State, updates: Sequence[Update], setting: Setting) -> State:
