@@ -8,7 +8,8 @@ out between any two of them. *Unaudited*.
 Who learns what:
 
 - ``secure_rounds.begin/1`` tells the party who takes part in the round, how many must stay, and its
-  weight in the mean, from which the number of all rows follows. ``secure_rounds.keys/1`` are its public keys, made for this one round.
+  weight in the mean, from which the number of all rows follows. ``secure_rounds.keys/1`` are its
+  public keys, made for this one round.
 - ``secure_rounds.share/1`` hands it all parties' public keys; ``secure_rounds.shares/1`` are shares
   of its secrets, each encrypted to one other party. The coordinator cannot read them.
 - ``secure_rounds.round/1`` gives the party the shared parameters, as ``rounds.round/1`` does, and
