@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_feature_names,
@@ -20,9 +21,14 @@ from sklearn.utils.validation import (
 
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
 from fedtl.exceptions import PartyError
-from fedtl.federation import Channel, Ledger, RowParties
+from fedtl.federation import Channel, Federation, Ledger, RowParties
 from fedtl.parties import Rows
+from fedtl.privacy import SecureAggregation
 from fedtl.protocols import ROW_ANSWERS
+from fedtl.solvers.secure_sums import check_members
+from fedtl.solvers.statistics import OpenStatistics, SecureStatistics, Statistics
+
+PRIVACY: dict[str, Any] = {"privacy": [StrOptions({"auto", "none"}), SecureAggregation]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +49,8 @@ class Fit:
         The parties, without rows.
     channels : dict of str to Channel
         Channels to all parties, remote ones among them, in the order of their names.
+    statistics : Statistics
+        What is asked of all of them.
     """
 
     name: str
@@ -51,12 +59,13 @@ class Fit:
     ledger: Ledger
     services: RowParties
     channels: Mapping[str, Channel]
+    statistics: Statistics
 
 
 class ExactModel(RowwiseEstimator):
     """Base of the models that follow from sums over all rows.
 
-    A subclass reads its rows with :meth:`_begin`, asks ``statistics`` of ``channels``, and ends
+    A subclass reads its rows with :meth:`_begin`, asks its ``statistics``, and ends
     with :meth:`_set_parties`, all inside :meth:`_unchanged_on_failure`.
     """
 
@@ -96,7 +105,17 @@ class ExactModel(RowwiseEstimator):
         self._refuse_values(rows, allow_nan)
         name = secrets.token_hex(16)
         services, channels = self._open(rows, ROW_ANSWERS, ledger, name, allow_nan)
-        return Fit(name, rows, features.shape[1], ledger, services, channels)
+        statistics: Statistics = OpenStatistics(channels, name)
+        if self._secure():
+            check_members(len(channels))
+            statistics = SecureStatistics(channels, name)
+        return Fit(name, rows, features.shape[1], ledger, services, channels, statistics)
+
+    def _secure(self) -> bool:
+        """Whether parties' sums are seen as totals only; by default those of remote parties."""
+        privacy = getattr(self, "privacy", "none")
+        remote = isinstance(self.federation, Federation)
+        return isinstance(privacy, SecureAggregation) or (privacy == "auto" and remote)
 
     def _coded(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes of all parties in order, and each row's position among them."""

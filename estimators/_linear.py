@@ -18,7 +18,7 @@ from fedtl.estimators._personal import PersonalModel
 from fedtl.learning.newton import Minimum, minimize
 from fedtl.learning.personal import Task
 from fedtl.learning.pooled import Derivatives, merge_moments, merge_products, solve_positive
-from fedtl.protocols.statistics import ask_columns, ask_derivatives, ask_products
+from fedtl.solvers.statistics import LogisticModel
 
 
 class FederatedRidge(MultiOutputMixin, RegressorMixin, PersonalModel):
@@ -42,8 +42,12 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, PersonalModel):
         Folds of that evidence.
     party : str, int or None, default=None
         Name or position of a column of X that says whose row is whose, and is no feature.
-    federation : Simulation or None, default=None
-        How the parties are simulated, with which policies.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process; with a `Federation`, X
+        has this party's own rows only.
+    privacy : {"auto", "none"} or SecureAggregation, default="auto"
+        Whether each party's sums are seen, or their totals over all parties only, of which there
+        have to be three at least. "auto" hides those of remote parties.
     random_state : int, RandomState instance or None, default=None
         Deals the folds.
 
@@ -103,6 +107,7 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, PersonalModel):
         n_folds: int = 5,
         party: str | int | None = None,
         federation: Any = None,
+        privacy: Any = "auto",
         random_state: Any = None,
     ) -> None:
         self.alpha = alpha
@@ -111,6 +116,7 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, PersonalModel):
         self.n_folds = n_folds
         self.party = party
         self.federation = federation
+        self.privacy = privacy
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -156,8 +162,7 @@ class FederatedRidge(MultiOutputMixin, RegressorMixin, PersonalModel):
 
     def _solve(self, fit: Fit, n_outputs: int, fold: int) -> np.ndarray:
         d = fit.n_columns
-        replies = ask_products(fit.channels, fit.name, d + n_outputs, targets=True, fold=fold)
-        pooled = merge_products(list(replies.values()))
+        pooled = merge_products(fit.statistics.products(d + n_outputs, targets=True, fold=fold))
         products = pooled.products if self.fit_intercept else pooled.uncentered
         penalized = products[:d, :d] + self.alpha * np.eye(d)
         coef = solve_positive(penalized, products[:d, d:]).T
@@ -216,8 +221,12 @@ class FederatedLogisticRegression(ClassifierMixin, PersonalModel):
         Folds of that evidence.
     party : str, int or None, default=None
         Name or position of a column of X that says whose row is whose, and is no feature.
-    federation : Simulation or None, default=None
-        How the parties are simulated, with which policies.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process; with a `Federation`, X
+        has this party's own rows only.
+    privacy : {"auto", "none"} or SecureAggregation, default="auto"
+        Whether each party's sums are seen, or their totals over all parties only, of which there
+        have to be three at least. "auto" hides those of remote parties.
     random_state : int, RandomState instance or None, default=None
         Deals the folds.
 
@@ -291,6 +300,7 @@ class FederatedLogisticRegression(ClassifierMixin, PersonalModel):
         n_folds: int = 5,
         party: str | int | None = None,
         federation: Any = None,
+        privacy: Any = "auto",
         random_state: Any = None,
     ) -> None:
         self.C = C
@@ -302,6 +312,7 @@ class FederatedLogisticRegression(ClassifierMixin, PersonalModel):
         self.n_folds = n_folds
         self.party = party
         self.federation = federation
+        self.privacy = privacy
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -356,8 +367,7 @@ class FederatedLogisticRegression(ClassifierMixin, PersonalModel):
     def _solve(self, fit: Fit) -> None:
         n_classes = len(self.classes_)
         by_class = n_classes if self.class_weight == "balanced" else 0
-        replies = ask_columns(fit.channels, fit.name, fit.n_columns, by_class)
-        moments = merge_moments(list(replies.values()))
+        moments = merge_moments(fit.statistics.columns(fit.n_columns, by_class))
         class_weight = self._class_weight(moments.weight[:, 0])
         # Around the mean, columns far from zero do not spoil the equations of the intercept.
         center = (moments.weight * moments.mean).sum(axis=0) / moments.weight.sum(axis=0)
@@ -368,15 +378,8 @@ class FederatedLogisticRegression(ClassifierMixin, PersonalModel):
 
         def solve(fold: int) -> np.ndarray:
             def evaluate(coefficients: np.ndarray) -> Derivatives:
-                return ask_derivatives(
-                    fit.channels,
-                    fit.name,
-                    coefficients,
-                    intercept=self.fit_intercept,
-                    center=center,
-                    class_weight=class_weight,
-                    fold=fold,
-                )
+                model = LogisticModel(coefficients, self.fit_intercept, center, class_weight)
+                return fit.statistics.derivatives(model, fold)
 
             found = minimize(evaluate, shape, penalty, max_iter=self.max_iter, tol=self.tol)
             return self._keep(found, center, fold)

@@ -10,9 +10,8 @@ from scipy.special import logsumexp
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import Interval
 
-from fedtl.estimators._exact import ExactModel, Fit
+from fedtl.estimators._exact import PRIVACY, ExactModel, Fit
 from fedtl.learning.pooled import merge_moments
-from fedtl.protocols.statistics import ask_columns
 
 
 class FederatedGaussianNB(ClassifierMixin, ExactModel):
@@ -29,8 +28,12 @@ class FederatedGaussianNB(ClassifierMixin, ExactModel):
         Share of the largest variance of a column that is added to all variances.
     party : str, int or None, default=None
         Name or position of a column of X that says whose row is whose, and is no feature.
-    federation : Simulation or None, default=None
-        How the parties are simulated, with which policies.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process; with a `Federation`, X
+        has this party's own rows only.
+    privacy : {"auto", "none"} or SecureAggregation, default="auto"
+        Whether each party's sums are seen, or their totals over all parties only, of which there
+        have to be three at least. "auto" hides those of remote parties.
 
     Attributes
     ----------
@@ -75,6 +78,7 @@ class FederatedGaussianNB(ClassifierMixin, ExactModel):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **ExactModel._parameter_constraints,
+        **PRIVACY,
         "priors": ["array-like", None],
         "var_smoothing": [Interval(Real, 0.0, None, closed="left")],
     }
@@ -86,11 +90,13 @@ class FederatedGaussianNB(ClassifierMixin, ExactModel):
         var_smoothing: float = 1e-9,
         party: str | int | None = None,
         federation: Any = None,
+        privacy: Any = "auto",
     ) -> None:
         self.priors = priors
         self.var_smoothing = var_smoothing
         self.party = party
         self.federation = federation
+        self.privacy = privacy
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -131,8 +137,7 @@ class FederatedGaussianNB(ClassifierMixin, ExactModel):
 
     def _solve(self, fit: Fit) -> None:
         n_classes = len(self.classes_)
-        replies = ask_columns(fit.channels, fit.name, fit.n_columns, n_classes)
-        moments = merge_moments(list(replies.values()))
+        moments = merge_moments(fit.statistics.columns(fit.n_columns, n_classes))
         overall = merge_moments([moments.group(k) for k in range(n_classes)])
         self.epsilon_ = float(self.var_smoothing * overall.variance.max())
         self.class_count_ = moments.weight[:, 0]

@@ -12,9 +12,8 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit
 from sklearn.utils._param_validation import Interval, RealNotInt
 from sklearn.utils.validation import check_is_fitted
 
-from fedtl.estimators._exact import ExactModel
+from fedtl.estimators._exact import PRIVACY, ExactModel
 from fedtl.learning.pooled import Products, merge_products
-from fedtl.protocols.statistics import ask_products
 
 
 class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel):
@@ -32,8 +31,12 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel
         Whether to divide what comes out by the standard deviations of the components.
     party : str, int or None, default=None
         Name or position of a column of X that says whose row is whose, and is no feature.
-    federation : Simulation or None, default=None
-        How the parties are simulated, with which policies.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process; with a `Federation`, X
+        has this party's own rows only.
+    privacy : {"auto", "none"} or SecureAggregation, default="auto"
+        Whether each party's sums are seen, or their totals over all parties only, of which there
+        have to be three at least. "auto" hides those of remote parties.
 
     Attributes
     ----------
@@ -86,6 +89,7 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **ExactModel._parameter_constraints,
+        **PRIVACY,
         "n_components": [
             Interval(Integral, 1, None, closed="left"),
             Interval(RealNotInt, 0.0, 1.0, closed="neither"),
@@ -101,11 +105,13 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel
         whiten: bool = False,
         party: str | int | None = None,
         federation: Any = None,
+        privacy: Any = "auto",
     ) -> None:
         self.n_components = n_components
         self.whiten = whiten
         self.party = party
         self.federation = federation
+        self.privacy = privacy
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -136,8 +142,8 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel
         """
         with self._unchanged_on_failure():
             fit = self._begin(X, sample_weight, sample_party)
-            replies = ask_products(fit.channels, fit.name, fit.n_columns, targets=False)
-            self._decompose(merge_products(list(replies.values())))
+            products = fit.statistics.products(fit.n_columns, targets=False)
+            self._decompose(merge_products(products))
             self._set_parties(fit.channels, fit.ledger)
         return self
 

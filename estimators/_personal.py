@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fedtl.estimators._exact import ExactModel, Fit
+from fedtl.estimators._exact import PRIVACY, ExactModel, Fit
 from fedtl.federation import Federation, RowParties
 from fedtl.inspection import PartyReport
 from fedtl.learning.personal import CANDIDATES, Task
@@ -29,6 +29,7 @@ class PersonalModel(ExactModel):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **ExactModel._parameter_constraints,
+        **PRIVACY,
         "deploy": [StrOptions({"federated", "best"})],
         "n_folds": [Interval(Integral, 2, 50, closed="both")],
         "random_state": ["random_state"],

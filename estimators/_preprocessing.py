@@ -8,10 +8,9 @@ import numpy as np
 from sklearn.base import TransformerMixin, _fit_context
 from sklearn.utils.validation import check_is_fitted
 
-from fedtl.estimators._exact import ExactModel, PartyFeaturesOut
+from fedtl.estimators._exact import PRIVACY, ExactModel, PartyFeaturesOut
 from fedtl.estimators._rowwise import check_parties
 from fedtl.learning.pooled import Moments, merge_moments
-from fedtl.protocols.statistics import ask_columns
 
 
 class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
@@ -32,8 +31,12 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
         something or not. It needs `party`, as the party must be known at prediction time.
     party : str, int or None, default=None
         Name or position of a column of X that says whose row is whose; it does not come out.
-    federation : Simulation or None, default=None
-        How the parties are simulated, with which policies.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process; with a `Federation`, X
+        has this party's own rows only.
+    privacy : {"auto", "none"} or SecureAggregation, default="auto"
+        Whether each party's sums are seen, or their totals over all parties only, of which there
+        have to be three at least. "auto" hides those of remote parties.
 
     Attributes
     ----------
@@ -73,6 +76,7 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **ExactModel._parameter_constraints,
+        **PRIVACY,
         "with_mean": ["boolean"],
         "with_std": ["boolean"],
         "by_party": ["boolean"],
@@ -86,12 +90,14 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
         by_party: bool = False,
         party: str | int | None = None,
         federation: Any = None,
+        privacy: Any = "auto",
     ) -> None:
         self.with_mean = with_mean
         self.with_std = with_std
         self.by_party = by_party
         self.party = party
         self.federation = federation
+        self.privacy = privacy
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -125,11 +131,15 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
                 "by_party=True scales a row with its own party's statistics, so that its party "
                 "must be known at prediction time: give the column of X that says it, as party=..."
             )
+        if self.by_party and self._secure():
+            raise ValueError(
+                "by_party=True uses each party's own statistics, which secure aggregation hides; "
+                "use privacy='none'"
+            )
         with self._unchanged_on_failure():
             fit = self._begin(X, sample_weight, sample_party, allow_nan=True)
-            replies = ask_columns(fit.channels, fit.name, fit.n_columns)
-            pooled = [merge_moments(list(replies.values()))]
-            used = list(replies.values()) if self.by_party else pooled
+            moments = fit.statistics.columns(fit.n_columns)
+            used = moments if self.by_party else [merge_moments(moments)]
             self._set_statistics(used, weighted=sample_weight is not None)
             self._set_parties(fit.channels, fit.ledger)
         return self
@@ -220,8 +230,12 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
         of this party's rows.
     party : str, int or None, default=None
         Name or position of a column of X that says whose row is whose; it does not come out.
-    federation : Simulation or None, default=None
-        How the parties are simulated, with which policies.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process; with a `Federation`, X
+        has this party's own rows only.
+    privacy : {"auto", "none"} or SecureAggregation, default="auto"
+        Whether each party's sums are seen, or their totals over all parties only, of which there
+        have to be three at least. "auto" hides those of remote parties.
 
     Attributes
     ----------
@@ -261,6 +275,7 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **ExactModel._parameter_constraints,
+        **PRIVACY,
         "add_indicator": ["boolean"],
     }
 
@@ -270,10 +285,12 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
         add_indicator: bool = False,
         party: str | int | None = None,
         federation: Any = None,
+        privacy: Any = "auto",
     ) -> None:
         self.add_indicator = add_indicator
         self.party = party
         self.federation = federation
+        self.privacy = privacy
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -304,8 +321,7 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
         """
         with self._unchanged_on_failure():
             fit = self._begin(X, sample_weight, sample_party, allow_nan=True)
-            replies = ask_columns(fit.channels, fit.name, fit.n_columns)
-            pooled = merge_moments(list(replies.values()))
+            pooled = merge_moments(fit.statistics.columns(fit.n_columns))
             self.statistics_ = pooled.mean[0]
             self.indicated_ = np.flatnonzero(pooled.count[0] < pooled.rows[0])
             self._set_parties(fit.channels, fit.ledger)

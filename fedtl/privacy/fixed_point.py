@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_LIMBS = (2.0**20, 2.0**-20, 2.0**-60)
 _FEWEST = 12
 _MOST = 28
 
@@ -145,3 +146,53 @@ def plan_product(n_terms: int, left_bits: int, right_bits: int) -> tuple[FixedPo
         )
     left = min(free // 2, _MOST)
     return FixedPoint(left, left_bits), FixedPoint(min(free - left, _MOST), right_bits)
+
+
+def limbs(values: np.ndarray) -> np.ndarray:
+    """Write numbers as integers of 120 bits in three limbs that add up without carries.
+
+    A number is the sum of its limbs times 2**20, 2**-20 and 2**-60. Sums of up to 2**22 such
+    integers stay below 2**63 in each limb, so that they can be added, and masked, limb by limb.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,), dtype float64
+        Numbers up to 2**60 in absolute value.
+
+    Returns
+    -------
+    ndarray of shape (3 * n,), dtype uint64
+        The highest limbs of all numbers first; off by at most 2**-61.
+
+    Raises
+    ------
+    FixedPointError
+        If a number is not finite or beyond the bound.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fedtl.privacy.fixed_point import limbs, read_limbs
+    >>> read_limbs(limbs(np.array([1e12, -0.1])) + limbs(np.array([0.5, 0.3]))).tolist()
+    [1000000000000.5, 0.2]
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    if not largest <= 2.0**60:  # NaN included
+        raise FixedPointError(
+            f"a sum is {largest:.6g} in absolute value, at most {2.0**60:g} can be encoded; "
+            "nothing was sent. Scale the columns"
+        )
+    found = []
+    for scale in _LIMBS:
+        limb = np.rint(values / scale)
+        values = values - limb * scale
+        found.append(limb.astype(np.int64))
+    return np.concatenate(found).view(np.uint64)
+
+
+def read_limbs(summed: np.ndarray) -> np.ndarray:
+    """Return the numbers that sums of limbs stand for: (n,), float64; see :func:`limbs`."""
+    high, middle, low = np.split(summed.view(np.int64), 3)
+    # Smallest first, so that no digit is lost before the last addition.
+    total = low * _LIMBS[2] + middle * _LIMBS[1]
+    return np.asarray(total + high * _LIMBS[0])

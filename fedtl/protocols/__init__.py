@@ -21,6 +21,8 @@ from fedtl.protocols import (
     rounds,
     row_session,
     secure_rounds,
+    secure_statistics,
+    secure_sums,
     session,
     shared,
     shared_latent,
@@ -66,6 +68,21 @@ ROW_ANSWERS: Mapping[str, tuple[str, Answer]] = {
     personal.Folds.kind: ("personal", personal.answer_folds),
     personal.Offer.kind: ("personal", personal.answer_offer),
     personal.Request.kind: ("personal", personal.answer_scores),
+    secure_statistics.SecureColumns.kind: (
+        "secure_statistics",
+        secure_statistics.answer_secure_columns,
+    ),
+    secure_statistics.SecureProducts.kind: (
+        "secure_statistics",
+        secure_statistics.answer_secure_products,
+    ),
+    secure_statistics.SecureNewton.kind: (
+        "secure_statistics",
+        secure_statistics.answer_secure_newton,
+    ),
+    secure_sums.Begin.kind: ("secure_sums", secure_sums.answer_begin),
+    secure_sums.Share.kind: ("secure_sums", secure_sums.answer_share),
+    secure_sums.Reveal.kind: ("secure_sums", secure_sums.answer_reveal),
 }
 """The same for parties that hold rows of the same kind."""
 
@@ -91,7 +108,9 @@ def tuning_answers(recipe: LocalRecipe) -> Mapping[str, tuple[str, Answer]]:
         By kinds of requests, the name of the protocol and the function that answers.
     """
     protocols = (rounds, private_rounds, secure_rounds)
-    return {kind: end for each in protocols for kind, end in each.answers(recipe).items()}
+    own = {kind: end for each in protocols for kind, end in each.answers(recipe).items()}
+    sums = {kind: end for kind, end in ROW_ANSWERS.items() if end[0] == "secure_sums"}
+    return {**sums, **own}
 
 
 __all__ = [
@@ -112,6 +131,8 @@ __all__ = [
     "rounds",
     "row_session",
     "secure_rounds",
+    "secure_statistics",
+    "secure_sums",
     "session",
     "shared",
     "shared_latent",

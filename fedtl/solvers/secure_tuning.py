@@ -1,40 +1,22 @@
-"""The coordinator's side of secure rounds: four exchanges, one mean, no single update."""
+"""The coordinator's side of secure rounds: one mean, and no single update."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from fedtl.exceptions import PartyError
-from fedtl.federation import Channel, ask_all
+from fedtl.federation import Channel
 from fedtl.learning.strategies import Strategy, Update
 from fedtl.privacy import CryptoError
-from fedtl.privacy.secure_aggregation import Group, plan_sum, read_sum, total
+from fedtl.privacy.secure_aggregation import plan_sum, read_sum
 from fedtl.protocols.rounds import Round
-from fedtl.protocols.secure_rounds import (
-    DTYPE,
-    LEAST_MEMBERS,
-    MAGNITUDE_BITS,
-    SEALED_BYTES,
-    Masked,
-    PublicKeys,
-    Reveal,
-    RevealedShares,
-    SecureRound,
-    Share,
-    Shares,
-    begin,
-    group_of,
-    pack_keys,
-    read_keys,
-    revealed_by,
-)
-from fedtl.wire import Message
+from fedtl.protocols.secure_rounds import MAGNITUDE_BITS, Masked, SecureRound
+from fedtl.protocols.secure_sums import DTYPE, LEAST_MEMBERS, group_of
+from fedtl.solvers.secure_sums import Exchange, TooFew, check_members
 
-R = TypeVar("R", bound=Message)
 _COORDINATOR = "the coordinator"
 
 
@@ -65,11 +47,7 @@ def check_secure(strategy: Strategy, compresses: bool, n_parties: int) -> None:
         )
     if compresses:
         raise ValueError("compression does not go together with secure aggregation: sums are exact")
-    if n_parties < LEAST_MEMBERS:
-        raise ValueError(
-            f"secure aggregation needs {LEAST_MEMBERS} parties a round, there are {n_parties}: of "
-            "two, each would know the other's update from the sum; say privacy='none' if it may"
-        )
+    check_members(n_parties)
 
 
 @dataclass(eq=False)
@@ -109,83 +87,31 @@ class SecureMean:
         errors : list of PartyError
             Why others are not.
         """
-        names = list(channels)
+        names, rows = list(channels), {name: self.n_rows[name] for name in channels}
         threshold = max(len(names) // 2 + 1, LEAST_MEMBERS, self.min_replies)
         group = group_of(sent.fit, sent.index, names, threshold)
-        exchange = _Exchange(group, channels)
-        rows = {name: self.n_rows[name] for name in names}
-        weights = {name: n / sum(rows.values()) for name, n in rows.items()}
+        exchange = Exchange(sent.fit, sent.index, group, channels)
+
+        def request(name: str, sealed: np.ndarray) -> SecureRound:
+            return SecureRound(
+                fit=sent.fit,
+                index=sent.index,
+                weight=rows[name] / sum(rows.values()),
+                vectors=sent.vectors,
+                buffers=sent.buffers,
+                sealed=sealed,
+            )
+
+        n = sent.vectors.shape[1]
         try:
-            mean = exchange.run(sent, weights)
-        except _TooFew:
+            summed = exchange.run(request, Masked, n + len(sent.buffers) + 3)
+        except TooFew:
             return [], len(exchange.left), exchange.errors
         except CryptoError as error:
             raise PartyError(_COORDINATOR, f"secure aggregation: {error}") from error
-        change, buffers, (loss, steps, share) = np.split(
-            mean, [sent.vectors.shape[1], len(mean) - 3]
-        )
+        mean = read_sum(plan_sum(MAGNITUDE_BITS, len(names), DTYPE), summed)
+        change, buffers, (loss, steps, share) = np.split(mean, [n, len(mean) - 3])
         n_rows = sum(rows[name] for name in exchange.stayed)
-        update = Update(
-            (change / share)[None], max(1, round(steps / share)), float(loss / share), n_rows
-        )
+        n_steps = max(1, round(steps / share))
+        update = Update((change / share)[None], n_steps, float(loss / share), n_rows)
         return [(update, buffers / share)], len(exchange.stayed), exchange.errors
-
-
-class _TooFew(Exception):
-    pass
-
-
-class _Exchange:
-    """One sum: who is left after each exchange, and what went wrong with the others."""
-
-    def __init__(self, group: Group, channels: Mapping[str, Channel]) -> None:
-        self.group, self.left = group, dict(channels)
-        self.errors: list[PartyError] = []
-        self.stayed: list[str] = []
-
-    def run(self, sent: Round, weights: Mapping[str, float]) -> np.ndarray:
-        fit, members = sent.fit, self.group.members
-        first = [begin(fit, sent.index, self.group, weights[name]) for name in self.left]
-        keys = {n: read_keys(r.keys) for n, r in self._ask(first, PublicKeys).items()}
-        packed = pack_keys(self.group, keys)
-        shares = self._ask([Share(fit=fit, keys=packed)] * len(self.left), Shares)
-        sealed = np.zeros((len(members), len(members), SEALED_BYTES), dtype=np.uint8)
-        for name, reply in shares.items():
-            if reply.sealed.shape != sealed.shape[1:]:
-                raise PartyError(name, "sent shares for another number of members")
-            sealed[self.group.place(name) - 1] = reply.sealed
-        training = [
-            SecureRound(
-                fit=fit,
-                index=sent.index,
-                vectors=sent.vectors,
-                buffers=sent.buffers,
-                sealed=sealed[:, self.group.place(name) - 1],
-            )
-            for name in self.left
-        ]
-        masked = {n: r.values for n, r in self._ask(training, Masked).items()}
-        length = sent.vectors.shape[1] + len(sent.buffers) + 3
-        wrong = [name for name, values in masked.items() if len(values) != length]
-        if wrong:
-            raise PartyError(wrong[0], f"sent {len(masked[wrong[0]])} masked numbers, not {length}")
-        self.stayed = list(masked)
-        stayed = np.array([name in masked for name in members])
-        asked = Reveal(fit=fit, stayed=stayed)
-        revealed = {
-            name: revealed_by(self.group, set(masked), set(shares), reply)
-            for name, reply in self._ask([asked] * len(self.left), RevealedShares).items()
-        }
-        summed = total(self.group, keys, set(shares), masked, revealed)
-        return read_sum(plan_sum(MAGNITUDE_BITS, len(members), DTYPE), summed)
-
-    def _ask(self, requests: Sequence[Message], expected: type[R]) -> dict[str, R]:
-        """Ask those that are left; who fails is left no more, and too few end the round."""
-        answers = ask_all(list(self.left.values()), requests, expected)
-        replies = dict(zip(self.left, answers, strict=True))
-        came = {n: r for n, r in replies.items() if not isinstance(r, PartyError)}
-        self.errors += [r for r in replies.values() if isinstance(r, PartyError)]
-        self.left = {name: self.left[name] for name in came}
-        if len(came) < self.group.threshold:
-            raise _TooFew
-        return came

@@ -54,10 +54,10 @@ class NearestMean(ClassifierMixin, RowwiseEstimator):
             owners = self._owners(X, sample_party)
             features = np.asarray(self._without_party(X), dtype=float)
             rows, ledger = split_rows(owners, features, np.asarray(y), sample_weight), Ledger()
-            _, channels = self._open(rows, ANSWERS, ledger)
+            _, channels = self._open(rows, ANSWERS, ledger, "fit")
             replies = [c.ask(Ask(shift=self.shift), Sums) for c in channels.values()]
             self.means_ = sum(r.sums for r in replies) / sum(r.counts for r in replies)[:, None]
-            self._set_parties(rows, ledger)
+            self._set_parties(channels, ledger)
         return self
 
     def predict(self, X):

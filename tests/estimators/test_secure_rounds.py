@@ -8,12 +8,12 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
 
-from fedtl import FederatedFineTuner
+from fedtl import FederatedFineTuner, protocols
 from fedtl.exceptions import DroppedPartyWarning, PartyError
 from fedtl.federation import record_transcript
 from fedtl.learning.compression import Compression
 from fedtl.privacy import SecureAggregation
-from fedtl.protocols import secure_rounds
+from fedtl.protocols import secure_rounds, secure_sums
 
 X, Y = load_digits(return_X_y=True)
 X = (X / 16)[:400]
@@ -51,7 +51,8 @@ def test_the_mean_is_that_of_updates_in_the_clear(changes):
 
 def fails_at(monkeypatch, step, *names):
     """Have parties fail when they are asked this."""
-    answer = getattr(secure_rounds, step)
+    module = secure_rounds if step == "answer_round_masked" else secure_sums
+    answer = getattr(module, step)
 
     def failing(*args):
         party = args[-2]
@@ -59,10 +60,17 @@ def fails_at(monkeypatch, step, *names):
             raise PartyError(party.name, "has gone")
         return answer(*args)
 
-    monkeypatch.setattr(secure_rounds, step, failing)
+    monkeypatch.setattr(module, step, failing)
+    rows = {
+        kind: (name, getattr(secure_sums, end.__name__)) if name == "secure_sums" else (name, end)
+        for kind, (name, end) in protocols.ROW_ANSWERS.items()
+    }
+    monkeypatch.setattr(protocols, "ROW_ANSWERS", rows)
 
 
-@pytest.mark.parametrize("step", ["answer_begin", "answer_share", "answer_masked", "answer_reveal"])
+@pytest.mark.parametrize(
+    "step", ["answer_begin", "answer_share", "answer_round_masked", "answer_reveal"]
+)
 def test_a_party_may_drop_out_between_any_two_exchanges(monkeypatch, step):
     fails_at(monkeypatch, step, "b")
     with pytest.warns(DroppedPartyWarning, match="'b': has gone"):
@@ -74,7 +82,7 @@ def test_a_party_may_drop_out_between_any_two_exchanges(monkeypatch, step):
     assert secure.history_[0]["dropped"] == (step != "answer_reveal")
 
 
-@pytest.mark.parametrize("step", ["answer_share", "answer_masked", "answer_reveal"])
+@pytest.mark.parametrize("step", ["answer_share", "answer_round_masked", "answer_reveal"])
 def test_below_the_threshold_there_is_an_error_and_no_model(monkeypatch, step):
     fails_at(monkeypatch, step, "a", "b", "c")
     tuner = clone(SECURE)
@@ -91,7 +99,7 @@ def test_below_the_threshold_there_is_an_error_and_no_model(monkeypatch, step):
         ({"strategy": "scaffold"}, "more than the parties' mean"),
         ({"strategy": "fedbuff"}, "more than the parties' mean"),
         ({"compression": Compression(eight_bits=True)}, "compression does not go together"),
-        ({"cohort": 2}, "needs 3 parties a round, there are 2"),
+        ({"cohort": 2}, "needs 3 parties, there are 2"),
     ],
 )
 def test_what_needs_single_updates_is_refused(changes, said):

@@ -1,12 +1,14 @@
 """An encoded number is near, and a number or a sum that does not fit is refused."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtl.privacy import FixedPointError
-from fedtl.privacy.fixed_point import FixedPoint, magnitude_bits, plan_product
+from fedtl.privacy.fixed_point import FixedPoint, limbs, magnitude_bits, plan_product, read_limbs
 
 
 @given(
@@ -53,3 +55,18 @@ def test_the_largest_possible_sum_fits_into_63_bits(n_terms, left_bits, right_bi
 def test_a_sum_that_leaves_too_few_bits_is_refused_with_the_way_out():
     with pytest.raises(FixedPointError, match="scale the numbers down or use fewer rows"):
         plan_product(2**20, 10, 10)
+
+
+@given(st.lists(st.floats(-(2.0**50), 2.0**50, allow_nan=False), min_size=1, max_size=8))
+def test_sums_of_limbs_are_exact_sums(numbers):
+    # What secure statistics rest on: added limb by limb, modulo 2**64, nothing is lost.
+    added = np.sum([limbs(np.array([number])) for number in numbers], axis=0, dtype=np.uint64)
+    exact = sum((Fraction(number) for number in numbers), Fraction(0))
+    error = abs(Fraction(float(read_limbs(added)[0])) - exact)
+    assert error <= len(numbers) * Fraction(1, 2**60) + abs(exact) * Fraction(1, 2**51)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 2.0**61])
+def test_a_number_without_limbs_is_refused(number):
+    with pytest.raises(FixedPointError, match="nothing was sent"):
+        limbs(np.array([1.0, number]))

@@ -22,6 +22,7 @@ from fedtl import (
 )
 from fedtl.exceptions import PartyError, PolicyRefusal
 from fedtl.parties import Policy, RowTable
+from fedtl.privacy import SecureAggregation
 from fedtl.server._serve import PartyFile
 
 X, Y = load_breast_cancer(return_X_y=True, as_frame=True)
@@ -66,16 +67,58 @@ def test_remote_rows_give_the_model_of_simulated_ones(federation, model):
     y = None if hasattr(model, "transform") else Y
     local = clone(model).fit(X, y, sample_party=PARTY)
     remote = clone(model).set_params(federation=federation)
+    if "privacy" in model.get_params():
+        remote.set_params(privacy="none")
     remote.fit(X[OWN], None if y is None else Y[OWN])
     method = next(m for m in ("predict_proba", "predict", "transform") if hasattr(model, m))
     np.testing.assert_array_equal(getattr(remote, method)(X), getattr(local, method)(X))
     assert remote.parties_ == local.parties_ == ["own", "post", "shop"]
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        FederatedRidge(),
+        FederatedLogisticRegression(),
+        FederatedGaussianNB(),
+        FederatedPCA(3),
+        FederatedStandardScaler(),
+        FederatedSimpleImputer(),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_sums_of_remote_parties_are_seen_as_totals_only_by_default(federation, model):
+    y = None if hasattr(model, "transform") else Y
+    # Far from zero and of another scale: totals around zero would have lost their digits.
+    offset = np.array([1e7, 0, 0, 0, 0, -1e5])
+    with_offset = (X * np.array([1, 1e-4, 1, 1e4, 1, 1])) + offset
+    there = clone(model).set_params(federation=federation)
+    local = clone(model).fit(X, y, sample_party=PARTY)
+    there.fit(X[OWN], None if y is None else Y[OWN])
+    method = next(m for m in ("predict_proba", "predict", "transform") if hasattr(model, m))
+    np.testing.assert_allclose(getattr(there, method)(X), getattr(local, method)(X), atol=1e-9)
+    kinds = {row["kind"].split("/")[0] for row in there.ledger_.rows()}
+    assert "secure_statistics.masked" in kinds
+    assert not kinds & {
+        "statistics.column_moments",
+        "statistics.product_sums",
+        "statistics.derivatives",
+    }
+    secure = clone(model).set_params(privacy=SecureAggregation())
+    secure.fit(with_offset, y, sample_party=PARTY)
+    plain = clone(model).fit(with_offset, y, sample_party=PARTY)
+    np.testing.assert_allclose(
+        getattr(secure, method)(with_offset),
+        getattr(plain, method)(with_offset),
+        rtol=1e-7,
+        atol=1e-8,
+    )
+
+
 def test_nothing_is_left_at_a_party_after_a_fit_a_cross_validation_or_a_failure(world):
     there = world(hospitals(), trainer=TUNER)
     federation = there.connect()
-    model = FederatedLogisticRegression(federation=federation)
+    model = FederatedLogisticRegression(federation=federation, privacy="none")
     assert cross_val_score(model, X[OWN], Y[OWN], cv=3).mean() > 0.9
     with pytest.raises(PartyError, match="parameters have other names or shapes"):
         FederatedFineTuner(torch.nn.Linear(6, 2), federation=federation).fit(X[OWN], Y[OWN])
@@ -93,7 +136,9 @@ def test_a_class_that_only_a_remote_party_has_is_learnt(world):
     words[(PARTY == "post") & (np.arange(len(X)) % 2 == 0)] = "unsure"
     tables = {name: table(name, y=words) for name in ("shop", "post")}
     federation = world(hospitals(**tables)).connect()
-    model = FederatedLogisticRegression(federation=federation).fit(X[OWN], words[OWN])
+    model = FederatedLogisticRegression(federation=federation, privacy="none").fit(
+        X[OWN], words[OWN]
+    )
     assert model.classes_.tolist() == ["ill", "unsure", "well"]
     pooled = LogisticRegression(tol=1e-12, solver="newton-cg").fit(X, words)
     np.testing.assert_allclose(model.coef_, pooled.coef_, atol=1e-8)
@@ -102,7 +147,7 @@ def test_a_class_that_only_a_remote_party_has_is_learnt(world):
 def test_whole_numbers_and_booleans_are_the_same_classes_at_both_ends(federation):
     # A party's table has numbers of one type only; 1 and True and 1.0 must not be three classes.
     for y in (Y.astype(bool), Y.astype(float), Y.astype(np.int8)):
-        model = FederatedGaussianNB(federation=federation).fit(X[OWN], y[OWN])
+        model = FederatedGaussianNB(federation=federation, privacy="none").fit(X[OWN], y[OWN])
         assert model.classes_.dtype == y.dtype
         assert len(model.classes_) == 2
 
@@ -111,11 +156,11 @@ def test_columns_are_found_by_name_and_others_are_not_read(world):
     there = world(hospitals(shop=table("shop", X.iloc[:, ::-1].assign(spare=0.0))))
     federation = there.connect()
     known = PARTY != "post"
-    model = FederatedRidge(federation=federation).fit(X[OWN], Y[OWN])
+    model = FederatedRidge(federation=federation, privacy="none").fit(X[OWN], Y[OWN])
     local = FederatedRidge().fit(X[known], Y[known], sample_party=PARTY[known])
     np.testing.assert_array_equal(model.coef_, local.coef_)
     with pytest.raises(PartyError, match="7 columns beside the target where 6 are wanted"):
-        FederatedRidge(federation=federation).fit(X[OWN].to_numpy(), Y[OWN])
+        FederatedRidge(federation=federation, privacy="none").fit(X[OWN].to_numpy(), Y[OWN])
 
 
 def test_a_scikit_learn_model_is_trained_in_rounds_at_remote_parties(world):
@@ -137,7 +182,7 @@ def test_updates_of_remote_parties_are_seen_as_their_mean_only_by_default(federa
 
 def test_two_parties_have_no_mean_that_hides_anything(world):
     federation = world(hospitals(shop=table("shop")), trainer=TUNER).connect()
-    with pytest.raises(ValueError, match="needs 3 parties a round, there are 2"):
+    with pytest.raises(ValueError, match="needs 3 parties, there are 2"):
         FederatedFineTuner(NET, federation=federation).fit(X[OWN], Y[OWN])
 
 
@@ -163,7 +208,7 @@ def with_a_gap():
 )
 def test_a_table_that_cannot_be_used_is_refused_by_name(world, tables, said):
     federation = world(hospitals(shop=tables())).connect()
-    model = FederatedLogisticRegression(federation=federation)
+    model = FederatedLogisticRegression(federation=federation, privacy="none")
     with pytest.raises(PartyError, match=said) as raised:
         model.fit(X[OWN], Y[OWN])
     assert raised.value.party == "shop"
@@ -172,12 +217,12 @@ def test_a_table_that_cannot_be_used_is_refused_by_name(world, tables, said):
 
 def test_the_policy_of_a_party_is_kept(world):
     federation = world(hospitals(), policy=Policy(max_fits=1, min_rows=30)).connect()
-    model = FederatedRidge(federation=federation).fit(X[OWN], Y[OWN])
+    model = FederatedRidge(federation=federation, privacy="none").fit(X[OWN], Y[OWN])
     with pytest.raises(PolicyRefusal, match="1 fits"):
         model.fit(X[OWN], Y[OWN])
     many = world(hospitals(), policy=Policy(min_rows=5000)).connect()
     with pytest.raises(PolicyRefusal, match="5000"):
-        FederatedRidge(federation=many).fit(X[OWN], Y[OWN])
+        FederatedRidge(federation=many, privacy="none").fit(X[OWN], Y[OWN])
 
 
 @pytest.mark.parametrize(
@@ -195,7 +240,7 @@ def test_what_needs_a_party_to_keep_something_is_refused(federation, model, said
 
 def test_a_party_whose_rows_are_in_x_cannot_be_remote_as_well(federation):
     with pytest.raises(ValueError, match=r"\['post', 'shop'\] have rows in X and an address"):
-        FederatedRidge(federation=federation).fit(X, Y, sample_party=PARTY)
+        FederatedRidge(federation=federation, privacy="none").fit(X, Y, sample_party=PARTY)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
