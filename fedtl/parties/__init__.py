@@ -4,7 +4,7 @@ from fedtl.parties._features import LocalFeatures, Recipe
 from fedtl.parties._keyed import KeyedTable
 from fedtl.parties._policy import Policy, Usage
 from fedtl.parties._rows import Rows
-from fedtl.parties._service import Answer, PartyService, Session
+from fedtl.parties._service import Answer, PartyService, Session, Signing
 from fedtl.parties._table import Table
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Recipe",
     "Rows",
     "Session",
+    "Signing",
     "Table",
     "Usage",
 ]

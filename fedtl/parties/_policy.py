@@ -36,6 +36,11 @@ class Policy:
         How many numbers about one training row a fit may be told, each a linear combination of the
         row's encoded columns or a score of trees; no bound by default. As many combinations as
         there are encoded columns give the row away.
+    dealers : frozenset of str, optional
+        Names of those whose randomness is used under secret shares. A remote party that names
+        nobody takes no part in it; by default, as in a simulation, anybody's is used.
+    max_dealt_numbers : int, optional
+        How many random numbers a dealer deals in all; no bound by default.
     limits : Limits
         Sizes of messages that are accepted.
 
@@ -55,6 +60,8 @@ class Policy:
     max_table_rows: int | None = None
     max_table_bytes: int | None = None
     max_row_scores: int | None = None
+    dealers: frozenset[str] | None = None
+    max_dealt_numbers: int | None = None
     limits: Limits = field(default_factory=Limits)
 
     def allow_protocol(self, party: str, protocol: str) -> None:
@@ -99,6 +106,49 @@ class Policy:
                 party,
                 f"{n_scores} scores of one training row were asked for in this fit, its policy "
                 f"allows {self.max_row_scores}; fewer outputs or folds ask for fewer",
+            )
+
+    def allow_dealers(self, party: str) -> None:
+        """Refuse secret shares if the policy trusts no dealer.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+
+        Raises
+        ------
+        PolicyRefusal
+            If there is a list of dealers, and nobody on it.
+        """
+        if self.dealers is not None and not self.dealers:
+            raise PolicyRefusal(
+                party,
+                "its policy names no dealer, and secret shares need one whom it trusts not to "
+                "collude; ask the party to pin a dealer and to name it in dealers",
+            )
+
+    def allow_dealer(self, party: str, dealer: str | None) -> None:
+        """Refuse randomness of somebody who is not trusted with dealing it.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        dealer : str or None
+            Who has signed for it; None if nobody has who is known.
+
+        Raises
+        ------
+        PolicyRefusal
+            Naming the dealer and those that are trusted.
+        """
+        if self.dealers is not None and dealer not in self.dealers:
+            who = "nobody whom it has pinned" if dealer is None else repr(dealer)
+            raise PolicyRefusal(
+                party,
+                f"randomness was signed by {who}, and its policy takes that of the dealers "
+                f"{sorted(self.dealers)} only",
             )
 
     def allow_aggregate(self, party: str, n_rows: int) -> None:
@@ -188,6 +238,7 @@ class Usage:
     fits: int = 0
     predicted_rows: int = 0
     aligned_ids: int = 0
+    dealt_numbers: int = 0
 
     def current(self) -> Usage:
         """Return the counts that the bounds hold for at this moment."""
@@ -228,3 +279,15 @@ class Usage:
                 f"its policy allows {policy.max_aligned_ids} ids to be asked about; "
                 f"{self.aligned_ids} are used and {n_ids} more were asked for",
             )
+
+    def deal(self, party: str, policy: Policy, n_numbers: int) -> None:
+        """Count random numbers to be dealt, or refuse them."""
+        with _COUNTING:
+            used = self.dealt_numbers + n_numbers
+            if policy.max_dealt_numbers is not None and used > policy.max_dealt_numbers:
+                raise PolicyRefusal(
+                    party,
+                    f"its policy allows {policy.max_dealt_numbers} numbers to be dealt; "
+                    f"{self.dealt_numbers} are used and {n_numbers} more were asked for",
+                )
+            self.dealt_numbers = used

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fedtl.exceptions import PartyError
+from fedtl.exceptions import PartyError, PolicyRefusal
 from fedtl.identity import Partner
 from fedtl.parties import PartyService
 from fedtl.server._audit import AuditLog
@@ -131,6 +131,7 @@ class Endpoint:
         caller, frame = self.caller(partner.name), _NOBODY
         try:
             frame = unpack(data, self.service.policy.limits)
+            self._refuse_dealer(partner.name)
             with caller.flight():
                 conversation = caller.conversation(frame)
                 with conversation.lock:
@@ -157,6 +158,7 @@ class Endpoint:
                     self.service.answers,
                     policy=self.service.policy,
                     usage=self.usages.of(name),
+                    identity=self.service.identity,
                 )
                 self._callers[name] = Caller(own, self.bounds)
             return self._callers[name]
@@ -168,6 +170,13 @@ class Endpoint:
             if ended:
                 self.audit.append(caller=name, event="sessions expired", sessions=ended)
         self.audit.sync()
+
+    def _refuse_dealer(self, caller: str) -> None:
+        """Answer nobody who deals: together with what it dealt, it could read the answers."""
+        if caller in (self.service.policy.dealers or ()):
+            raise PolicyRefusal(
+                self.name, f"{caller!r} is one of its dealers, and a dealer is not answered"
+            )
 
     def _converse(
         self, caller: Caller, conversation: Conversation, frame: Frame, entry: dict[str, Any]
@@ -262,6 +271,8 @@ class Endpoint:
                 "used": usage.predicted_rows,
             },
             "aligned_ids": {"allowed": policy.max_aligned_ids, "used": usage.aligned_ids},
+            "dealt_numbers": {"allowed": policy.max_dealt_numbers, "used": usage.dealt_numbers},
+            "dealers": sorted(policy.dealers or ()),
             "message_bytes": policy.limits.message_bytes,
             "sessions": caller.n_sessions,
             "columns": _columns(self.service.table.block) if self.shows_columns else None,
@@ -280,8 +291,9 @@ class Endpoint:
 def _facts(request: Message) -> dict[str, Any]:
     """What of a request is written down: its kind, session, and how many rows it is about."""
     facts: dict[str, Any] = {"kind": request.kind}
-    if hasattr(request, "session"):
-        facts["session"] = request.session[:64]
+    for name in ("session", "context", "party"):
+        if hasattr(request, name):
+            facts[name] = getattr(request, name)[:64]
     for name, declared in request.schema.items():
         if isinstance(declared, Tensor) and declared.shape[0] in ("rows", "ids"):
             facts["rows"] = len(getattr(request, name))

@@ -26,7 +26,7 @@ class DailyUsage(Usage):
 
     Parameters
     ----------
-    fits, predicted_rows, aligned_ids : int
+    fits, predicted_rows, aligned_ids, dealt_numbers : int
         Counts of the day.
     day : str
         The day, in ISO form. A clock that is put back does not renew a quota.
@@ -74,10 +74,17 @@ class DailyUsage(Usage):
             self._turn()
             super().allow_align(party, policy, n_ids)
 
+    def deal(self, party: str, policy: Policy, n_numbers: int) -> None:
+        """Count random numbers to be dealt today, or refuse them."""
+        with _COUNTING:
+            self._turn()
+            super().deal(party, policy, n_numbers)
+
     def _turn(self) -> None:
         today = _today()
         if today > self.day:
-            self.day, self.fits, self.predicted_rows, self.aligned_ids = today, 0, 0, 0
+            self.day, self.fits, self.predicted_rows = today, 0, 0
+            self.aligned_ids = self.dealt_numbers = 0
 
 
 class UsageFile:
@@ -128,6 +135,7 @@ class UsageFile:
                     "fits": usage.fits,
                     "predicted_rows": usage.predicted_rows,
                     "aligned_ids": usage.aligned_ids,
+                    "dealt_numbers": usage.dealt_numbers,
                     "day": usage.day,
                     "all_fits": usage.all_fits,
                 }
