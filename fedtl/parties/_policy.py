@@ -6,7 +6,16 @@ import threading
 from dataclasses import dataclass, field
 
 from fedtl.exceptions import PolicyRefusal
+from fedtl.privacy.accounting import (
+    Mechanism,
+    check_epsilon_delta,
+    check_spending,
+    epsilon_of,
+)
 from fedtl.wire import Limits
+
+PRIVATE = frozenset({"alignment", "cardinality", "session", "private_moments", "predict"})
+"""Protocols that tell which rows there are, sums with noise, and scores of rows after the fit."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,14 @@ class Policy:
         nobody takes no part in it; by default, as in a simulation, anybody's is used.
     max_dealt_numbers : int, optional
         How many random numbers a dealer deals in all; no bound by default.
+    epsilon : float, optional
+        What differentially private fits may spend on its rows' privacy, in all. With it, protocols
+        that tell of training rows without noise are refused; no bound by default.
+    delta : float, default=1e-5
+        Probability with which epsilon may not hold.
+    epsilon_days : int, optional
+        A remote party renews epsilon after so many days (in UTC, counted from 1970); never by
+        default.
     limits : Limits
         Sizes of messages that are accepted.
 
@@ -62,7 +79,16 @@ class Policy:
     max_row_scores: int | None = None
     dealers: frozenset[str] | None = None
     max_dealt_numbers: int | None = None
+    epsilon: float | None = None
+    delta: float = 1e-5
+    epsilon_days: int | None = None
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.epsilon is not None:
+            check_epsilon_delta(self.epsilon, self.delta)
+        if self.epsilon_days is not None and self.epsilon_days < 1:
+            raise ValueError(f"epsilon_days must be at least 1, got {self.epsilon_days!r}")
 
     def allow_protocol(self, party: str, protocol: str) -> None:
         """Refuse a protocol that is not on the list.
@@ -84,6 +110,30 @@ class Policy:
                 party,
                 f"its policy does not allow the protocol {protocol!r} "
                 f"(allowed: {', '.join(sorted(self.protocols)) or 'none'})",
+            )
+        if self.epsilon is not None and protocol not in PRIVATE:
+            self.allow_clear(party, f"the protocol {protocol!r}")
+
+    def allow_clear(self, party: str, what: str) -> None:
+        """Refuse what tells of training rows without noise, if their privacy is counted.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        what : str
+            What was asked for.
+
+        Raises
+        ------
+        PolicyRefusal
+            If there is a bound of epsilon.
+        """
+        if self.epsilon is not None:
+            raise PolicyRefusal(
+                party,
+                f"its policy bounds epsilon, and {what} tells of rows without noise; fit with "
+                "solver='moments' and privacy=DifferentialPrivacy(...)",
             )
 
     def allow_row_scores(self, party: str, n_scores: int) -> None:
@@ -239,6 +289,7 @@ class Usage:
     predicted_rows: int = 0
     aligned_ids: int = 0
     dealt_numbers: int = 0
+    spent: list[Mechanism] = field(default_factory=list)
 
     def current(self) -> Usage:
         """Return the counts that the bounds hold for at this moment."""
@@ -279,6 +330,23 @@ class Usage:
                 f"its policy allows {policy.max_aligned_ids} ids to be asked about; "
                 f"{self.aligned_ids} are used and {n_ids} more were asked for",
             )
+
+    def spend(self, party: str, policy: Policy, mechanism: Mechanism) -> None:
+        """Note what is about to be told of rows with noise, or refuse it."""
+        if policy.epsilon is None:
+            return
+        with _COUNTING:
+            check_spending(party, self.spent, mechanism, policy.epsilon, policy.delta)
+            self.spent.append(mechanism)
+
+    def epsilon(self, policy: Policy) -> float:
+        """Return what was spent on rows' privacy."""
+        with _COUNTING:
+            return epsilon_of(self.spent, policy.delta)
+
+    def renewed(self, policy: Policy) -> str | None:
+        """Return the day on which epsilon is renewed, in ISO form; None if it is not."""
+        return None
 
     def deal(self, party: str, policy: Policy, n_numbers: int) -> None:
         """Count random numbers to be dealt, or refuse them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ import numpy as np
 
 from fedtl.exceptions import PartyError, PolicyRefusal
 from fedtl.identity import Partner
-from fedtl.parties import PartyService
+from fedtl.parties import PartyService, Policy, Usage
 from fedtl.server._audit import AuditLog
 from fedtl.server._callers import Bounds, Caller, Conversation, checksum
 from fedtl.server._usage import UsageFile
@@ -261,9 +262,7 @@ class Endpoint:
         policy, usage = self.service.policy, caller.service.usage.current()
         protocols = sorted({protocol for protocol, _ in self.service.answers.values()})
         told: dict[str, Any] = {
-            "protocols": [
-                p for p in protocols if policy.protocols is None or p in policy.protocols
-            ],
+            "protocols": [p for p in protocols if _allows(policy, p)],
             "min_rows": policy.min_rows,
             "fits": {"allowed": policy.max_fits, "used": usage.fits},
             "predicted_rows": {
@@ -272,6 +271,7 @@ class Endpoint:
             },
             "aligned_ids": {"allowed": policy.max_aligned_ids, "used": usage.aligned_ids},
             "dealt_numbers": {"allowed": policy.max_dealt_numbers, "used": usage.dealt_numbers},
+            "epsilon": _budget(policy, usage),
             "dealers": sorted(policy.dealers or ()),
             "message_bytes": policy.limits.message_bytes,
             "sessions": caller.n_sessions,
@@ -286,6 +286,26 @@ class Endpoint:
             self.metrics.received_bytes += received
             self.metrics.sent_bytes += sent
             self.metrics.seconds += seconds
+
+
+def _allows(policy: Policy, protocol: str) -> bool:
+    try:
+        policy.allow_protocol("", protocol)
+    except PolicyRefusal:
+        return False
+    return True
+
+
+def _budget(policy: Policy, usage: Usage) -> dict[str, Any] | None:
+    """What fits with noise may spend and have spent, rounded up."""
+    if policy.epsilon is None:
+        return None
+    return {
+        "allowed": policy.epsilon,
+        "used": math.ceil(1e4 * usage.epsilon(policy)) / 1e4,
+        "delta": policy.delta,
+        "renewed": usage.renewed(policy),
+    }
 
 
 def _facts(request: Message) -> dict[str, Any]:

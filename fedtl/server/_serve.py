@@ -13,6 +13,7 @@ import numpy as np
 
 from fedtl.identity import Identity
 from fedtl.parties import KeyedTable, PartyService, Policy, Recipe
+from fedtl.privacy.accounting import check_installed
 from fedtl.protocols import ANSWERS
 from fedtl.server._audit import AuditLog
 from fedtl.server._callers import Bounds
@@ -179,12 +180,16 @@ def open_endpoint(
     ------
     ValueError
         If the policy names dealers and there is no identity.
+    ImportError
+        If it bounds epsilon and accounting is not installed.
     OSError
         If the state cannot be used.
     """
     policy = policy or Policy()
     # Only a simulation may take anybody for a dealer.
     policy = replace(policy, dealers=policy.dealers or frozenset())
+    if policy.epsilon is not None:
+        check_installed()
     if policy.dealers and identity is None:
         raise ValueError(f"dealers {sorted(policy.dealers)} are recognised by an identity only")
     state = Path(state)
@@ -226,6 +231,9 @@ class PolicySettings:
     shows_columns: bool = False
     message_mib: int = 256
     dealers: list[str] = field(default_factory=list)
+    epsilon: float | None = None
+    delta: float = 1e-5
+    epsilon_days: int | None = None
 
     def policy(self) -> Policy:
         """Return the bounds that the service checks."""
@@ -239,6 +247,9 @@ class PolicySettings:
             max_table_rows=self.max_table_rows,
             max_table_bytes=None if self.max_table_mib is None else self.max_table_mib * 2**20,
             dealers=frozenset(self.dealers),
+            epsilon=self.epsilon,
+            delta=self.delta,
+            epsilon_days=self.epsilon_days,
             limits=Limits(message_bytes=self.message_mib * 2**20),
         )
 
