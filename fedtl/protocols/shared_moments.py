@@ -7,7 +7,8 @@ party's encoded columns; what else crosses is uniform to whoever receives it.
 Who learns what:
 
 - ``shared_moments.key/1`` and ``shared_moments.public/1`` give the active party a public key of
-  this session, signed for the dealer, and a bound of encoded values that follows from their number alone.
+  this session, signed for the dealer, and a bound of encoded values that follows from their number
+  alone.
 - What the dealer learns, and what it gives to whom, is said in :mod:`fedtl.protocols.dealer`.
 - ``shared_moments.request/1`` tells the party which rows are in which fold, and masked targets:
   it learns how many there are and nothing of them, neither labels nor scores nor components.
@@ -24,8 +25,9 @@ Who learns what:
 
 What this rests on: the dealer colludes with neither party, since together with one of them it
 could read the other's masked numbers; all follow the protocol. Between machines, key and seed are
-signed (:mod:`fedtl.protocols.dealer`), so that the active party cannot deal. Wrong shares, of the dealer or the party, are found out, as products are checked;
-columns that a party makes up are not.
+signed (:mod:`fedtl.protocols.dealer`), so that the active party cannot deal by itself. Wrong
+shares, of the dealer or the party, are found out, as products are checked; columns that a party
+makes up are not.
 Folds are dealt by label, so the seed of the folds must not be known to the party.
 """
 
