@@ -186,9 +186,13 @@ def answer_deal(dealer: PartyService, request: Deal) -> Dealt:
     if dealer.identity is not None:
         seed += dealer.identity.sign(_seed_statement(request.context, key, seed))
     parts = [part.ravel() for part in dealt.corrections]
+    try:
+        sealed = seal(key, seed, f"{_CONTEXT} {request.context}")
+    except CryptoError as error:
+        raise PartyError(dealer.name, f"nothing can be sealed to the key: {error}") from None
     return Dealt(
         seed=_bytes(dealt.right_seed),
-        sealed=_bytes(seal(key, seed, f"{_CONTEXT} {request.context}")),
+        sealed=_bytes(sealed),
         corrections=np.concatenate([np.empty(0, dtype=np.uint64), *parts]),
     )
 

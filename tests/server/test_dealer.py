@@ -1,13 +1,16 @@
 """Remote parties under secret shares: the local model, and a dealer that nobody has to believe."""
 
+import contextlib
 import gc
 import json
 import subprocess
 import sys
 import time
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from fedtl import FederatedTransferClassifier
@@ -20,6 +23,7 @@ from fedtl.privacy import SecretSharing
 from fedtl.protocols import dealer as dealing
 from fedtl.protocols.dealer import Deal, Dealer, Dealt
 from fedtl.server import DealerFile, serve_dealer, verify
+from fedtl.wire import WireError
 
 SETTINGS = {"max_iter": 8, "lr": 0.03, "n_folds": 2, "random_state": 0, "n_components": 4}
 TRUSTING = Policy(dealers=frozenset({"notary"}))
@@ -177,6 +181,48 @@ def test_a_dealer_deals_only_to_keys_that_their_party_has_signed(deal, data):
     with pytest.raises(PartyError, match="have the dealer pin it; nothing was dealt"):
         fitted.fit(made.own, made.y)
     assert is_unfitted(fitted)
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+    context=st.text(max_size=8),
+    party=st.sampled_from(["shop", "", "x"]) | st.text(max_size=4),
+    key=st.binary(min_size=32, max_size=32) | st.just(bytes(32)),
+    proof=st.binary(max_size=200),
+    signed=st.booleans(),
+    shapes=st.lists(st.tuples(*[st.integers(-1, 4) | st.integers()] * 3), max_size=3),
+)
+def test_whatever_a_dealer_is_asked_it_deals_or_says_why_not(
+    notary_and_shop, *, context, party, key, proof, signed, shapes
+):
+    notary, shop = notary_and_shop
+    if signed:
+        with contextlib.suppress(UnicodeEncodeError):  # what no wire carries
+            proof = shop.sign(dealing._key_statement(party, context.rpartition(" ")[0], key))
+    border = InProcessChannel(Dealer("notary", identity=notary), Ledger(), serialize=True)
+    with contextlib.suppress(PartyError, WireError, OverflowError):  # no int64 to begin with
+        dealt = border.ask(
+            Deal(
+                context=context,
+                party=party,
+                party_key=np.frombuffer(key, dtype=np.uint8),
+                proof=np.frombuffer(proof, dtype=np.uint8),
+                shapes=np.array(shapes, dtype=np.int64).reshape(-1, 3),
+            ),
+            Dealt,
+        )
+        assert signed
+        assert party == "shop"
+        assert len(dealt.corrections) == sum(m * n for m, _, n in shapes)
+
+
+@pytest.fixture(scope="module")
+def notary_and_shop(tmp_path_factory):
+    """A notary that has pinned a shop."""
+    folder = tmp_path_factory.mktemp("identities")
+    notary, shop = (Identity.create(folder / name, name) for name in ("notary", "shop"))
+    pin_each_other(notary, shop)
+    return notary, shop
 
 
 def test_a_dealer_is_not_answered_by_those_who_trust_it(deal, data):
