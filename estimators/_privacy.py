@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from fedtl.federation import Federation, InProcessChannel, Ledger, RemoteParties, SimulatedParties
+from fedtl.federation import (
+    Channel,
+    Federation,
+    InProcessChannel,
+    Ledger,
+    RemoteParties,
+    SimulatedParties,
+)
 from fedtl.privacy import DifferentialPrivacy, Paillier, SecretSharing
 from fedtl.privacy.accounting import Response
 from fedtl.privacy.noise import randomised_response
@@ -99,8 +107,9 @@ def check_protected(
         raise ValueError(
             f"{protection!r} protects solver='moments' only: joint training is protected by "
             "secret shares, which need a dealer. Use privacy='sharing' where parties are "
-            "simulated, solver='moments', or privacy='none' if both sides may see what "
-            "joint training tells (remote parties are protected by default)"
+            "simulated, SecretSharing(dealer={'notary': 'host:port'}) where they are remote, "
+            "solver='moments', or privacy='none' if both sides may see what joint training tells "
+            "(remote parties are protected by default)"
         )
     if resume:
         raise ValueError(
@@ -144,23 +153,43 @@ def open_exchange(
         If secret shares have no dealer that the other parties could trust.
     """
     if isinstance(protection, SecretSharing):
-        if isinstance(services, RemoteParties):
-            raise ValueError(
-                f"{protection!r} needs a dealer who is none of the parties, and one in this "
-                "process is the active party itself: nothing would be hidden from it. Use "
-                "privacy='paillier', which needs no dealer"
-            )
-        dealer = protection.dealer or Dealer()
-        if dealer.name in names:
-            raise ValueError(
-                f"party name {dealer.name!r} is that of the dealer of secret shares; choose another"
-            )
-        return SharedMoments(InProcessChannel(dealer, ledger, services.serialize))
+        return SharedMoments(_dealer(protection, names, services, ledger))
     if isinstance(protection, DifferentialPrivacy) and protection.unit == "row":
         return PrivateMoments(protection)
     if isinstance(protection, Paillier):
         return ProtectedMoments(protection.key_bits)
     return CLEAR
+
+
+def _dealer(
+    protection: SecretSharing,
+    names: list[str],
+    services: SimulatedParties | RemoteParties,
+    ledger: Ledger,
+) -> Channel:
+    named = protection.dealer
+    if isinstance(services, RemoteParties):
+        if not isinstance(named, Mapping):
+            raise ValueError(
+                f"{protection!r} needs a dealer who is none of the parties, and one in this "
+                "process is the active party itself: nothing would be hidden from it. Name one "
+                "that runs elsewhere, as SecretSharing(dealer={'notary': 'host:port'}), or use "
+                "privacy='paillier', which needs no dealer"
+            )
+        [(name, address)] = named.items()
+        channel: Channel = services.federation.channel_to_helper(name, address, ledger)
+    elif isinstance(named, Mapping):
+        raise ValueError(
+            f"{protection!r}: a dealer on another machine deals to parties whose certificates it "
+            "has pinned, and those here are simulated. Use privacy='sharing'"
+        )
+    else:
+        channel = InProcessChannel(named or Dealer(), ledger, services.serialize)
+    if channel.name in names:
+        raise ValueError(
+            f"party name {channel.name!r} is that of the dealer of secret shares; choose another"
+        )
+    return channel
 
 
 def told_labels(privacy: Any, index: np.ndarray, n_classes: int, federation: Any) -> np.ndarray:

@@ -1,8 +1,13 @@
-"""The bank: it has the labels, asks the others, and cross-validates."""
+"""The bank: it has the labels, asks the others, and cross-validates.
+
+    python bank.py FOLDER shop=HOST:PORT telecom=HOST:PORT [--dealer notary=HOST:PORT]
+
+With a dealer, the fit is protected by secret shares, and by encryption without.
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +15,15 @@ from sklearn.model_selection import cross_val_score
 
 from fedtl import Encoder, FederatedTransferClassifier
 from fedtl.federation import Federation
+from fedtl.privacy import SecretSharing
 
 
-def main(folder: Path, credentials: str | Path | None = None, **addresses: str) -> float:
+def main(
+    folder: Path,
+    credentials: str | Path | None = None,
+    dealer: dict[str, str] | None = None,
+    **addresses: str,
+) -> float:
     """Compare the bank alone with the federation, and return the federation's score."""
     table = pd.read_parquet(folder / "table.parquet").set_index("customer")
     y = table.pop("label")
@@ -29,6 +40,7 @@ def main(folder: Path, credentials: str | Path | None = None, **addresses: str) 
             [("bank", Encoder(), list(table.columns))],
             federation=federation,
             solver="moments",
+            privacy=SecretSharing(dealer=dealer) if dealer else "auto",
             random_state=0,
         )
         after = cross_val_score(clf, table, y, cv=3, scoring="roc_auc").mean()
@@ -41,4 +53,13 @@ def main(folder: Path, credentials: str | Path | None = None, **addresses: str) 
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), **dict(address.split("=", 1) for address in sys.argv[2:]))
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("addresses", nargs="+")
+    parser.add_argument("--dealer")
+    told = parser.parse_args()
+    main(
+        told.folder,
+        dealer=dict([told.dealer.split("=", 1)]) if told.dealer else None,
+        **dict(address.split("=", 1) for address in told.addresses),
+    )

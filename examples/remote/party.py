@@ -21,13 +21,18 @@ path = "table.parquet"
 key = "customer"
 
 [policy]
-protocols = ["alignment", "session", "moments", "protected_moments", "predict"]
+protocols = ["alignment", "session", "moments", "protected_moments", "shared_moments", "predict"]
+dealers = ["notary"]
 min_rows = 20
 fits_per_day = 100
 predicted_rows_per_day = 100000
 aligned_ids_per_day = 100000
 min_intersection = 50
 shows_columns = true
+"""
+DEALER = """\
+name = "notary"
+listen = "127.0.0.1:{port}"
 """
 
 
@@ -52,8 +57,15 @@ def write_settings(folder: Path, ports: dict[str, tuple[int, int]]) -> None:
         (folder / name / "party.toml").write_text(text)
 
 
+def write_dealer(folder: Path, port: int) -> None:
+    """Write the file of a dealer, who has no table."""
+    (folder / "notary").mkdir(parents=True, exist_ok=True)
+    (folder / "notary" / "dealer.toml").write_text(DEALER.format(port=port))
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     write_tables(target)
     write_settings(target, {"shop": (9443, 9480), "telecom": (9444, 9481)})
+    write_dealer(target, 9445)
     print(f"wrote the tables of {', '.join(NAMES)} to {target}")

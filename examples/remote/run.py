@@ -1,9 +1,10 @@
-"""Bank, shop and telecom as three processes with real certificates, on this machine.
+"""Bank, shop, telecom and a notary as four processes with real certificates, on this machine.
 
     python examples/remote/run.py
 
-Shop and telecom are ``fedtl serve`` in processes of their own; the bank is this one. What is done
-here by a script is done by three people in docs/remote.md.
+Shop and telecom are ``fedtl serve`` in processes of their own, the notary, who deals the randomness
+of secret shares, is ``fedtl dealer``; the bank is this one. What is done here by a script is done
+by four people in docs/remote.md.
 """
 
 from __future__ import annotations
@@ -28,23 +29,24 @@ except ImportError as error:
 from fedtl.identity import Identity
 from fedtl.server import AUDIT, verify
 
-PARTNERS = ("shop", "telecom")
+PARTNERS, DEALER = ("shop", "telecom"), "notary"
 
 
 def exchange_certificates(folder: Path) -> None:
     """Make identities, and pin them as the people would who read fingerprints to one another."""
-    made = {name: Identity.create(folder / name / "identity", name) for name in party.NAMES}
-    for name in PARTNERS:
-        made[name].pin(made["bank"].certificate, made["bank"].fingerprint)
-        made["bank"].pin(made[name].certificate, made[name].fingerprint)
+    names = (*party.NAMES, DEALER)
+    made = {name: Identity.create(folder / name / "identity", name) for name in names}
+    pairs = [("bank", name) for name in (*PARTNERS, DEALER)] + [(n, DEALER) for n in PARTNERS]
+    for one, other in [*pairs, *(pair[::-1] for pair in pairs)]:
+        made[one].pin(made[other].certificate, made[other].fingerprint)
 
 
-def start(folder: Path, stack: ExitStack) -> str:
-    """Start ``fedtl serve`` and return the address where it answers."""
+def start(folder: Path, stack: ExitStack, command: str = "serve", file: str = "party.toml") -> str:
+    """Start a command of ``fedtl`` and return the address where it answers."""
     log = folder / "log"
-    with log.open("w") as file:
+    with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fedtl.cli", "serve", str(folder / "party.toml")], stderr=file
+            [sys.executable, "-m", "fedtl.cli", command, str(folder / file)], stderr=errors
         )
     stack.callback(process.wait, 30)
     stack.callback(process.terminate)
@@ -56,16 +58,19 @@ def start(folder: Path, stack: ExitStack) -> str:
 
 
 def main() -> None:
-    """Run all three."""
+    """Run all four."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         party.write_tables(folder)
         party.write_settings(folder, dict.fromkeys(PARTNERS, (0, 0)))
+        party.write_dealer(folder, 0)
         exchange_certificates(folder)
         with ExitStack() as stack:
             addresses = {name: start(folder / name, stack) for name in PARTNERS}
-            bank.main(folder / "bank", **addresses)
-        for name in PARTNERS:
+            dealer = {DEALER: start(folder / DEALER, stack, "dealer", "dealer.toml")}
+            for each in (None, dealer):
+                bank.main(folder / "bank", dealer=each, **addresses)
+        for name in (*PARTNERS, DEALER):
             verdict = verify(folder / name / "state" / AUDIT)
             print(f"{name}: {verdict.head.n} lines of audit log, problems: {verdict.problems}")
 

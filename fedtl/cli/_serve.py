@@ -1,4 +1,4 @@
-"""``fedtl serve`` and ``fedtl approve``."""
+"""``fedtl serve``, ``fedtl dealer`` and ``fedtl approve``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from fedtl.server import APPROVALS, HealthServer, PartyFile, approve
+from fedtl.server import APPROVALS, DealerFile, HealthServer, PartyFile, approve
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    command = commands.add_parser("serve", help="answer partners, until SIGTERM or SIGINT")
-    command.add_argument("file", type=Path, help="the party's TOML file")
-    command.add_argument(
-        "--grace", type=float, default=30.0, help="seconds for requests under way when stopping"
-    )
-    command.set_defaults(run=serve)
+    for name, kind, text in (
+        ("serve", PartyFile, "answer partners, until SIGTERM or SIGINT"),
+        ("dealer", DealerFile, "deal randomness to partners, without data of one's own"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("file", type=Path, help="the TOML file")
+        command.add_argument(
+            "--grace", type=float, default=30.0, help="seconds for requests under way when stopping"
+        )
+        command.set_defaults(run=serve, kind=kind)
     command = commands.add_parser("approve", help="approve fits of a partner")
     command.add_argument("file", type=Path, help="the party's TOML file")
     command.add_argument("caller", help="name of the partner")
@@ -31,7 +35,7 @@ def serve(options: argparse.Namespace) -> int:
     """Answer partners until a signal comes, then finish what is under way."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     log = logging.getLogger("fedtl.server")
-    party = PartyFile.read(options.file)
+    party: PartyFile | DealerFile = options.kind.read(options.file)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -9,7 +9,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedtl.exceptions import PartyBusy, PartyError, PartyUnreachable
@@ -83,6 +83,7 @@ class Lines:
         self, group: bytes, transports: Mapping[str, Transport], patience: Patience
     ) -> None:
         self.group, self.transports, self.patience = group, transports, patience
+        self._helpers: dict[str, tuple[str, Transport]] = {}
         self._local = threading.local()
         self._flights = threading.BoundedSemaphore(_IN_FLIGHT)
         self._ended: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
@@ -125,6 +126,15 @@ class Lines:
         finally:
             self._flights.release()
 
+    def reach(self, name: str, address: str, connect: Callable[[], Transport]) -> None:
+        """Have somebody to ask who is no party: without sessions, so that there is none to end."""
+        with self._lock:
+            before = self._helpers.get(name)
+            if before is None or before[0] != address:
+                self._helpers[name] = address, connect()
+        if before is not None and before[0] != address:
+            before[1].close()
+
     def hold(self, party: str, session: str) -> None:
         """Note a session that ends with this process at the latest."""
         with self._lock:
@@ -156,6 +166,8 @@ class Lines:
         for party, transport in self.transports.items():
             self._end(party, "")
             transport.close()
+        for _, transport in self._helpers.values():
+            transport.close()
 
     def _ask(self, party: str, body: bytes, until: float) -> bytes:
         talk = self._talk(party)
@@ -163,7 +175,7 @@ class Lines:
         pause, broken_since, anew = _FIRST_PAUSE, 0.0, False
         while True:
             try:
-                came = self.transports[party].send(data, max(until - time.monotonic(), 0.001))
+                came = self._transport(party).send(data, max(until - time.monotonic(), 0.001))
                 self._away.discard(party)
                 reply = self._opened(party, frame, came)
                 error = _error_in(reply, party)
@@ -187,6 +199,9 @@ class Lines:
                     raise PartyUnreachable(party, _advice(problem)) from None
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _transport(self, name: str) -> Transport:
+        return self.transports[name] if name in self.transports else self._helpers[name][1]
 
     def _patience(self, party: str) -> float:
         """Seconds for which a broken connection is tried; few if it was broken already."""

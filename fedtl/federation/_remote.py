@@ -19,7 +19,7 @@ from fedtl.exceptions import PartyError
 from fedtl.federation._channel import Channel
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._lines import Lines, Patience
-from fedtl.federation._remote_channel import RemoteChannel, RemoteParties
+from fedtl.federation._remote_parties import RemoteChannel, RemoteParties
 from fedtl.federation._rowwise import RowParties
 from fedtl.federation._transport import transport_for
 from fedtl.parties import Answer, Usage
@@ -211,6 +211,33 @@ class Federation:
             In the order of the names.
         """
         return [RemoteChannel(name, self, ledger) for name in self.addresses]
+
+    def channel_to_helper(self, name: str, address: str, ledger: Ledger) -> RemoteChannel:
+        """Return a channel to somebody who is none of the parties: a dealer.
+
+        Parameters
+        ----------
+        name : str
+            Its name, that of its certificate.
+        address : str
+            Where it answers, as :meth:`connect` takes it.
+        ledger : Ledger
+            Where messages are counted, beside the handle's own.
+
+        Returns
+        -------
+        RemoteChannel
+            The channel; nothing is sent yet.
+
+        Raises
+        ------
+        ValueError
+            If a party has that name, or the address is none.
+        """
+        if name in self.addresses:
+            raise ValueError(f"{name!r} is a party of this federation, and cannot be its dealer")
+        self.lines.reach(name, address, lambda: transport_for(name, address, self.credentials))
+        return RemoteChannel(name, self, ledger)
 
     def parties(self, recipes: Mapping[str, Any], answers: object = None) -> RemoteParties:
         """Return what an estimator holds on to: the parties, and a lease of its sessions.

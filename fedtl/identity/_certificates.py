@@ -10,6 +10,9 @@ from typing import Any
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VALID = datetime.timedelta(days=825)
 _SKEW = datetime.timedelta(days=1)
+SIGNATURE_BYTES = 64
+# Longer than what a handshake lets the other side choose of what this key signs in it.
+_PURPOSE = b"fedtl statement/1".ljust(96)
 
 
 def crypto() -> Any:
@@ -98,6 +101,51 @@ def belongs(certificate_pem: bytes, key_pem: bytes) -> bool:
     return bool(
         crypto().load_pem_x509_certificate(certificate_pem).public_key() == key.public_key()
     )
+
+
+def signature_of(statement: bytes, key_pem: bytes) -> bytes:
+    """Return the signature of a statement, as 64 bytes."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+    key: Any = serialization.load_pem_private_key(key_pem, password=None)
+    r, s = utils.decode_dss_signature(key.sign(_PURPOSE + statement, ec.ECDSA(hashes.SHA256())))
+    return r.to_bytes(SIGNATURE_BYTES // 2, "big") + s.to_bytes(SIGNATURE_BYTES // 2, "big")
+
+
+def is_signed(statement: bytes, signature: bytes, certificate_pem: bytes) -> bool:
+    """Return whether a statement was signed by the key of a certificate that is valid today."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+    certificate = _load(certificate_pem)
+    now = datetime.datetime.now(datetime.UTC)
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        return False
+    key, half = certificate.public_key(), SIGNATURE_BYTES // 2
+    if not isinstance(key, ec.EllipticCurvePublicKey) or len(signature) != SIGNATURE_BYTES:
+        return False
+    r, s = (int.from_bytes(part, "big") for part in (signature[:half], signature[half:]))
+    try:
+        encoded = utils.encode_dss_signature(r, s)
+        key.verify(encoded, _PURPOSE + statement, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def is_issued(certificate_pem: bytes, authorities_pem: bytes) -> bool:
+    """Return whether one of these authorities has signed a certificate."""
+    from cryptography.exceptions import InvalidSignature
+
+    for authority in crypto().load_pem_x509_certificates(authorities_pem):
+        try:
+            _load(certificate_pem).verify_directly_issued_by(authority)
+        except (InvalidSignature, TypeError, ValueError):
+            continue
+        return True
+    return False
 
 
 def fingerprint_of(certificate_pem: bytes) -> str:

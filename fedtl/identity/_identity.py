@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedtl.identity._certificates import (
+    SIGNATURE_BYTES,
     belongs,
     check_name,
     fingerprint_of,
+    is_issued,
+    is_signed,
     name_of,
     new_key,
     self_signed,
+    signature_of,
     signing_request,
 )
 
@@ -20,6 +24,7 @@ __all__ = ["Identity", "Partner", "fingerprint_of", "name_of"]
 
 _KEY, _CERTIFICATE, _AUTHORITY = "key.pem", "certificate.pem", "authority.pem"
 _PINS, _REVOKED = "pins", "revoked"
+_MOST_PROOF = 2**14
 
 
 @dataclass(frozen=True)
@@ -306,6 +311,44 @@ class Identity:
             self._recognised[certificate] = self._recognise(certificate)
         return self._recognised[certificate]
 
+    def sign(self, statement: bytes) -> bytes:
+        """Sign a statement for partners that are not on the line.
+
+        Parameters
+        ----------
+        statement : bytes
+            What is stated; it has to say what it is for.
+
+        Returns
+        -------
+        bytes
+            The proof: the signature and this identity's certificate.
+        """
+        return signature_of(statement, self.key) + self.certificate
+
+    def signer(self, statement: bytes, proof: bytes) -> str | None:
+        """Return who has signed a statement.
+
+        Parameters
+        ----------
+        statement : bytes
+            What is stated.
+        proof : bytes
+            From :meth:`sign` of the other identity.
+
+        Returns
+        -------
+        str or None
+            Name of the partner; None if nobody has who is recognised here.
+        """
+        signature, certificate = proof[:SIGNATURE_BYTES], proof[SIGNATURE_BYTES:]
+        partner = self.recognise(certificate) if len(proof) <= _MOST_PROOF else None
+        if partner is None or not is_signed(statement, signature, certificate):
+            return None
+        # No handshake has looked at this certificate.
+        pinned = partner in self._pinned().values()
+        return partner.name if pinned or self._is_issued(certificate) else None
+
     @property
     def version(self) -> tuple[int, ...]:
         """Something that changes whenever the folder does."""
@@ -321,6 +364,10 @@ class Identity:
         if partner in self._pinned().values() or (self.directory / _AUTHORITY).exists():
             return partner
         return None
+
+    def _is_issued(self, certificate: bytes) -> bool:
+        authority = self.directory / _AUTHORITY
+        return authority.exists() and is_issued(certificate, authority.read_bytes())
 
     def _pinned(self) -> dict[Path, Partner]:
         pinned = {}

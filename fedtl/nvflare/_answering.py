@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from fedtl.identity import Partner, fingerprint_of
 from fedtl.nvflare._sealed import Sealed, SiteExecutor
-from fedtl.server import AuditError, Endpoint, PartyFile
+from fedtl.server import AuditError, DealerFile, Endpoint, PartyFile
 
 _WORKERS = 8
 _SWEEP_SECONDS = 1.0
@@ -24,21 +24,23 @@ _SWEEP_SECONDS = 1.0
 class Answering(SiteExecutor):
     """Hands bytes to the party's endpoint: policy, quotas, audit and sessions are those of gRPC.
 
-    What the party is, it reads from ``local/party.toml`` of the site's own workspace; nothing of
-    it comes with the job, and the class takes no arguments. The file's ``callers`` are the sites
-    that are answered.
+    What the party is, it reads from ``local/party.toml`` of the site's own workspace, or from
+    ``local/dealer.toml`` where the site deals randomness; nothing of it comes with the job, and
+    the class takes no arguments. The file's ``callers`` are the sites that are answered.
     """
 
     def take_part(self, fl_ctx: FLContext, abort_signal: Signal) -> None:
         """Answer until the session ends."""
-        party = PartyFile.read(
-            Path(fl_ctx.get_engine().get_workspace().get_site_config_dir()) / "party.toml"
+        local = Path(fl_ctx.get_engine().get_workspace().get_site_config_dir())
+        dealer = local / "dealer.toml"
+        party: PartyFile | DealerFile = (
+            DealerFile.read(dealer) if dealer.exists() else PartyFile.read(local / "party.toml")
         )
         site = fl_ctx.get_identity_name()
         if party.name != site:
-            raise ValueError(f"party.toml is that of {party.name!r}, and this site is {site!r}")
+            raise ValueError(f"its TOML file is that of {party.name!r}, and this site is {site!r}")
         if not party.callers:
-            raise ValueError("party.toml names no callers: nobody would be answered")
+            raise ValueError("its TOML file names no callers: nobody would be answered")
         endpoint = party.endpoint()
         # The matrices are small, and an answer must not depend on how many cores there are.
         threads = threadpool_limits(limits=1, user_api="blas")

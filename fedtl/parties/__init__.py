@@ -5,7 +5,7 @@ from fedtl.parties._keyed import KeyedTable
 from fedtl.parties._policy import Policy, Usage
 from fedtl.parties._row_table import Label, Reading, RowTable, as_label
 from fedtl.parties._rows import Rows
-from fedtl.parties._service import READING, Answer, PartyService, Session
+from fedtl.parties._service import READING, Answer, PartyService, Session, Signing
 from fedtl.parties._table import Table
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "RowTable",
     "Rows",
     "Session",
+    "Signing",
     "Table",
     "Usage",
     "as_label",

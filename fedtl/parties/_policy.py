@@ -6,7 +6,16 @@ import threading
 from dataclasses import dataclass, field
 
 from fedtl.exceptions import PolicyRefusal
+from fedtl.privacy.accounting import (
+    Mechanism,
+    check_epsilon_delta,
+    check_spending,
+    epsilon_of,
+)
 from fedtl.wire import Limits
+
+PRIVATE = frozenset({"alignment", "cardinality", "session", "private_moments", "predict"})
+"""Protocols that tell which rows there are, sums with noise, and scores of rows after the fit."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,19 @@ class Policy:
         How many numbers about one training row a fit may be told, each a linear combination of the
         row's encoded columns or a score of trees; no bound by default. As many combinations as
         there are encoded columns give the row away.
+    dealers : frozenset of str, optional
+        Names of those whose randomness is used under secret shares. A remote party that names
+        nobody takes no part in it; by default, as in a simulation, anybody's is used.
+    max_dealt_numbers : int, optional
+        How many random numbers a dealer deals in all; no bound by default.
+    epsilon : float, optional
+        What differentially private fits may spend on its rows' privacy, in all. With it, protocols
+        that tell of training rows without noise are refused; no bound by default.
+    delta : float, default=1e-5
+        Probability with which epsilon may not hold.
+    epsilon_days : int, optional
+        A remote party renews epsilon after so many days (in UTC, counted from 1970); never by
+        default.
     limits : Limits
         Sizes of messages that are accepted.
 
@@ -55,7 +77,18 @@ class Policy:
     max_table_rows: int | None = None
     max_table_bytes: int | None = None
     max_row_scores: int | None = None
+    dealers: frozenset[str] | None = None
+    max_dealt_numbers: int | None = None
+    epsilon: float | None = None
+    delta: float = 1e-5
+    epsilon_days: int | None = None
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.epsilon is not None:
+            check_epsilon_delta(self.epsilon, self.delta)
+        if self.epsilon_days is not None and self.epsilon_days < 1:
+            raise ValueError(f"epsilon_days must be at least 1, got {self.epsilon_days!r}")
 
     def allow_protocol(self, party: str, protocol: str) -> None:
         """Refuse a protocol that is not on the list.
@@ -78,6 +111,30 @@ class Policy:
                 f"its policy does not allow the protocol {protocol!r} "
                 f"(allowed: {', '.join(sorted(self.protocols)) or 'none'})",
             )
+        if self.epsilon is not None and protocol not in PRIVATE:
+            self.allow_clear(party, f"the protocol {protocol!r}")
+
+    def allow_clear(self, party: str, what: str) -> None:
+        """Refuse what tells of training rows without noise, if their privacy is counted.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        what : str
+            What was asked for.
+
+        Raises
+        ------
+        PolicyRefusal
+            If there is a bound of epsilon.
+        """
+        if self.epsilon is not None:
+            raise PolicyRefusal(
+                party,
+                f"its policy bounds epsilon, and {what} tells of rows without noise; fit with "
+                "solver='moments' and privacy=DifferentialPrivacy(...)",
+            )
 
     def allow_row_scores(self, party: str, n_scores: int) -> None:
         """Refuse to say too much about one training row.
@@ -99,6 +156,49 @@ class Policy:
                 party,
                 f"{n_scores} scores of one training row were asked for in this fit, its policy "
                 f"allows {self.max_row_scores}; fewer outputs or folds ask for fewer",
+            )
+
+    def allow_dealers(self, party: str) -> None:
+        """Refuse secret shares if the policy trusts no dealer.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+
+        Raises
+        ------
+        PolicyRefusal
+            If there is a list of dealers, and nobody on it.
+        """
+        if self.dealers is not None and not self.dealers:
+            raise PolicyRefusal(
+                party,
+                "its policy names no dealer, and secret shares need one whom it trusts not to "
+                "collude; ask the party to pin a dealer and to name it in dealers",
+            )
+
+    def allow_dealer(self, party: str, dealer: str | None) -> None:
+        """Refuse randomness of somebody who is not trusted with dealing it.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        dealer : str or None
+            Who has signed for it; None if nobody has who is known.
+
+        Raises
+        ------
+        PolicyRefusal
+            Naming the dealer and those that are trusted.
+        """
+        if self.dealers is not None and dealer not in self.dealers:
+            who = "nobody whom it has pinned" if dealer is None else repr(dealer)
+            raise PolicyRefusal(
+                party,
+                f"randomness was signed by {who}, and its policy takes that of the dealers "
+                f"{sorted(self.dealers)} only",
             )
 
     def allow_aggregate(self, party: str, n_rows: int) -> None:
@@ -188,6 +288,8 @@ class Usage:
     fits: int = 0
     predicted_rows: int = 0
     aligned_ids: int = 0
+    dealt_numbers: int = 0
+    spent: list[Mechanism] = field(default_factory=list)
 
     def current(self) -> Usage:
         """Return the counts that the bounds hold for at this moment."""
@@ -228,3 +330,32 @@ class Usage:
                 f"its policy allows {policy.max_aligned_ids} ids to be asked about; "
                 f"{self.aligned_ids} are used and {n_ids} more were asked for",
             )
+
+    def spend(self, party: str, policy: Policy, mechanism: Mechanism) -> None:
+        """Note what is about to be told of rows with noise, or refuse it."""
+        if policy.epsilon is None:
+            return
+        with _COUNTING:
+            check_spending(party, self.spent, mechanism, policy.epsilon, policy.delta)
+            self.spent.append(mechanism)
+
+    def epsilon(self, policy: Policy) -> float:
+        """Return what was spent on rows' privacy."""
+        with _COUNTING:
+            return epsilon_of(self.spent, policy.delta)
+
+    def renewed(self, policy: Policy) -> str | None:
+        """Return the day on which epsilon is renewed, in ISO form; None if it is not."""
+        return None
+
+    def deal(self, party: str, policy: Policy, n_numbers: int) -> None:
+        """Count random numbers to be dealt, or refuse them."""
+        with _COUNTING:
+            used = self.dealt_numbers + n_numbers
+            if policy.max_dealt_numbers is not None and used > policy.max_dealt_numbers:
+                raise PolicyRefusal(
+                    party,
+                    f"its policy allows {policy.max_dealt_numbers} numbers to be dealt; "
+                    f"{self.dealt_numbers} are used and {n_numbers} more were asked for",
+                )
+            self.dealt_numbers = used

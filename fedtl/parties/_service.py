@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,6 +66,18 @@ Answer = Callable[["PartyService", Any], Message]
 """One end of a protocol: from a request to its reply, at the party's side."""
 
 
+class Signing(Protocol):
+    """What a remote party states by signature; a :class:`fedtl.identity.Identity`."""
+
+    def sign(self, statement: bytes) -> bytes:
+        """Return a proof of a statement."""
+        ...
+
+    def signer(self, statement: bytes, proof: bytes) -> str | None:
+        """Return who has stated it, None for whoever is not recognised."""
+        ...
+
+
 class PartyService:
     """A party: its table, its policy, its sessions.
 
@@ -88,6 +100,9 @@ class PartyService:
         What has been used of its quotas.
     budget : PrivacyBudget, optional
         What differentially private fits may spend of its rows' privacy; no bound by default.
+    identity : Signing, optional
+        By which it states what others hand on, and recognises what others state; simulated
+        parties have none.
     """
 
     def __init__(
@@ -100,12 +115,14 @@ class PartyService:
         policy: Policy | None = None,
         usage: Usage | None = None,
         budget: PrivacyBudget | None = None,
+        identity: Signing | None = None,
     ) -> None:
         self.name, self.table, self.recipe = name, table, recipe
         self.answers = answers
         self.policy = policy or Policy()
         self.usage = usage or Usage()
         self.budget = budget
+        self.identity = identity
         self.sessions: dict[str, Session] = {}
         self.fits: dict[str, dict[str, Any]] = {}
 
@@ -256,6 +273,7 @@ class PartyService:
             policy=self.policy,
             usage=self.usage,
             budget=self.budget,
+            identity=self.identity,
         )
         view.sessions, view.fits = self.sessions, self.fits
         return view

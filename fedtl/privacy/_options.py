@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +50,16 @@ class SecretSharing:
 
     Parameters
     ----------
-    dealer : object, default=None
-        The dealer's service, as from :class:`fedtl.protocols.dealer.Dealer`. None makes
-        one in this process for each fit, which is a simulation.
+    dealer : mapping of str to str, or object, default=None
+        With remote parties, the dealer's name and address, as
+        ``{"notary": "notary.example:9445"}``; the name is that of its certificate, which is pinned
+        here and at the parties. Where parties are simulated, a dealer's service, as from
+        :class:`fedtl.protocols.dealer.Dealer`; None makes one in this process for each fit.
 
     See Also
     --------
     Paillier : Without a helper, at a price.
+    fedtl.server.serve_dealer : A dealer for remote parties.
 
     Notes
     -----
@@ -76,6 +80,14 @@ class SecretSharing:
     """
 
     dealer: Any = None
+
+    def __post_init__(self) -> None:
+        named = self.dealer
+        if isinstance(named, str) or (isinstance(named, Mapping) and len(named) != 1):
+            raise ValueError(
+                f"dealer={named!r}: give one name and its address, as "
+                "SecretSharing(dealer={'notary': 'host:port'})"
+            )
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,37 @@ def check_epsilon_delta(epsilon: float, delta: float) -> None:
         )
 
 
+def check_spending(
+    owner: str, before: Sequence[Mechanism], mechanism: Mechanism, epsilon: float, delta: float
+) -> None:
+    """Refuse what would exceed a budget.
+
+    Parameters
+    ----------
+    owner : str
+        Whose rows.
+    before : sequence of Gaussian or Response
+        What was computed of them.
+    mechanism : Gaussian or Response
+        What will be.
+    epsilon, delta : float
+        The budget.
+
+    Raises
+    ------
+    BudgetSpent
+        If it would.
+    """
+    total = epsilon_of([*before, mechanism], delta)
+    if total > epsilon:
+        raise BudgetSpent(
+            owner,
+            f"with this fit, what {len(before)} earlier ones spent would come to epsilon "
+            f"{total:.4g} at delta {delta:g}, and its budget is {epsilon:g}; no row "
+            "was used. Ask for fewer fits or a smaller epsilon for each",
+        )
+
+
 class PrivacyBudget:
     """What may be spent of privacy over all fits, and the book of what was.
 
@@ -316,14 +347,7 @@ class PrivacyBudget:
 
     def _check(self, owner: str, mechanism: Mechanism, book: list[tuple[str, Mechanism]]) -> None:
         before = [m for name, m in book if name == owner]
-        total = epsilon_of([*before, mechanism], self.delta)
-        if total > self.epsilon:
-            raise BudgetSpent(
-                owner,
-                f"with this fit, what {len(before)} earlier ones spent would come to epsilon "
-                f"{total:.4g} at delta {self.delta:g}, and its budget is {self.epsilon:g}; no row "
-                "was used. Ask for fewer fits or a smaller epsilon for each",
-            )
+        check_spending(owner, before, mechanism, self.epsilon, self.delta)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -368,14 +392,28 @@ class PrivacyBudget:
         draft.replace(self.path)
 
 
+def to_json(mechanism: Mechanism) -> dict[str, Any]:
+    """Return a mechanism as a record for a book."""
+    return {"mechanism": type(mechanism).__name__, **asdict(mechanism)}
+
+
+def from_json(record: dict[str, Any]) -> Mechanism:
+    """Return the mechanism of a record."""
+    kind = {"Gaussian": Gaussian, "Response": Response}[record["mechanism"]]
+    return kind(**{k: v for k, v in record.items() if k != "mechanism"})
+
+
 def _entry(owner: str, mechanism: Mechanism) -> dict[str, Any]:
-    return {"owner": owner, "mechanism": type(mechanism).__name__, **asdict(mechanism)}
+    return {"owner": owner, **to_json(mechanism)}
 
 
 def _read_entry(entry: dict[str, Any]) -> tuple[str, Mechanism]:
-    kind = {"Gaussian": Gaussian, "Response": Response}[entry["mechanism"]]
-    numbers = {k: v for k, v in entry.items() if k not in ("owner", "mechanism")}
-    return entry["owner"], kind(**numbers)
+    return entry["owner"], from_json({k: v for k, v in entry.items() if k != "owner"})
+
+
+def check_installed() -> None:
+    """Raise an ImportError that says what to install, if accounting is not possible."""
+    _dp_accounting()
 
 
 def _dp_accounting() -> Any:

@@ -209,8 +209,9 @@ def answer_prepare(party: PartyService, request: Prepare) -> Prepared:
     numbers = session.features.plain_numbers(party.table.block)
     try:
         mechanism = calibrated(request.epsilon, request.delta)
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise PartyError(party.name, str(error)) from error
+    party.usage.spend(party.name, party.policy, mechanism)
     if party.budget is not None:
         party.budget.spend(party.name, mechanism)
     noise = mechanism.noise_multiplier * math.sqrt(numbers.shape[1] / _SHARES["histograms"])

@@ -24,9 +24,10 @@ Who learns what:
   and exchanges in the training; as many as there are features would give them away, up to a
   rotation, and the party refuses to tell half as many. ``Policy.max_row_scores`` bounds them too.
 - ``shared_latent.keep/1`` gives the party the other share of the final layer, of all rows, by which
-  it serves new rows: *the party learns its own part of the model*, and from it how its features
-  predict the target; it remembers labels of rows. Eight rows a feature are the least, and the
-  solver adds noise to the residuals of this last layer.
+  it serves new rows, and a secret by which it checks that the shares add up: *the party learns its
+  own part of the model*, and from it how its features predict the target; it remembers labels of
+  rows. Eight rows a feature are the least, and the solver adds noise to the residuals of this last
+  layer.
 
 What the dealer and both parties are trusted with is as in :mod:`fedtl.protocols.shared_moments`.
 """
@@ -45,7 +46,7 @@ from fedtl.parties import PartyService
 from fedtl.privacy import shares
 from fedtl.privacy.fixed_point import FixedPoint, FixedPointError, magnitude_bits
 from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
-from fedtl.protocols.dealer import Deals, Hand, check_shape, open_seed
+from fedtl.protocols.dealer import Deals, Hand, PartyKey, check_shape, offer_key, open_seed
 from fedtl.protocols.moments import allow_sums, count_scores
 from fedtl.wire import Message, Tensor, message
 
@@ -69,9 +70,10 @@ class Begin(Message):
 
 @message("shared_latent.ready/1")
 class Ready(Message):
-    """The party's public key, and its features' number and bound."""
+    """The party's public key and its signature, and its features' number and bound."""
 
     key: Annotated[np.ndarray, Tensor("uint8", (KEY_BYTES,))]
+    proof: Annotated[np.ndarray, Tensor("uint8", ("proof",))]
     n_features: int
     bound: float
 
@@ -113,10 +115,11 @@ class Scores(Message):
 
 @message("shared_latent.keep/1")
 class Keep(Message):
-    """The active party's share of the final layer."""
+    """The active party's share of the final layer, a check column behind it, and its secret."""
 
     session: str
     fraction_bits: int
+    check: Annotated[np.ndarray, Tensor("uint8", (KEY_BYTES,))]
     share: Annotated[np.ndarray, Tensor("uint64", ("features", "outputs"))]
 
 
@@ -231,11 +234,13 @@ class SharedLatent:
 
     def keep(self, residuals: np.ndarray) -> None:
         """Train the final layer on all rows and leave it with the party; see :meth:`scores`."""
-        fixed = self._scale(residuals)
-        private = fixed.encode(residuals, "a residual").view(np.uint64)
+        # The party does the check, whose secret is told when nobody can act on it any more.
+        check, fixed = new_seed(), self._scale(residuals)
+        private = shares.with_check(fixed.encode(residuals, "a residual").view(np.uint64), check)
         request = Keep(
             session=self.session,
             fraction_bits=fixed.fraction_bits,
+            check=np.frombuffer(check, dtype=np.uint8),
             share=self._layer(private).sum(axis=0),
         )
         self.channel.ask(request, Kept)
@@ -261,7 +266,8 @@ class SharedLatent:
         )
 
     def _ask(self, shapes: list[shares.Shape]) -> Hand:
-        return self._deals.ask(self.session, self._ready.key, shapes)
+        key = PartyKey(self.channel.name, self._ready.key, self._ready.proof)
+        return self._deals.ask(self.session, key, shapes)
 
     def _scale(self, residuals: np.ndarray) -> FixedPoint:
         """As many bits as are left beside those of scores, which are bounded by Cauchy-Schwarz."""
@@ -310,6 +316,7 @@ def answer_begin(party: PartyService, request: Begin) -> Ready:
     features = np.concatenate([whitening.transform(part) for _, part in session.encoded(rows)])
     fixed = FixedPoint(_FEATURE_BITS, magnitude_bits(np.array([whitening.bound])))
     pair = KeyPair()
+    key, proof = offer_key(party, request.session, pair)
     session.state[_TRAINING] = _Training(
         rows=rows,
         folds=request.folds,
@@ -321,7 +328,8 @@ def answer_begin(party: PartyService, request: Begin) -> Ready:
         used=set(),
     )
     return Ready(
-        key=np.frombuffer(pair.public, dtype=np.uint8),
+        key=key,
+        proof=proof,
         n_features=features.shape[1],
         bound=whitening.bound,
     )
@@ -333,7 +341,7 @@ def answer_layer(party: PartyService, request: Layer) -> Masked:
     check_shape(party.name, request.masked, (len(training.rows), request.masked.shape[1]))
     n_features = training.features.shape[1]
     party.policy.limits.allow(8 * training.n_folds * n_features * request.masked.shape[1])
-    seed = _opened_seed(party.name, training, request.context, request.sealed)
+    seed = _opened_seed(party, training, request)
     masked = np.empty_like(training.features)
     parts = []
     for fold in range(training.n_folds):
@@ -362,7 +370,7 @@ def answer_score(party: PartyService, request: Score) -> Scores:
         )
     count_scores(party, session, training.rows, n_outputs)
     session.state[_TOLD] = n_told
-    seed = _opened_seed(party.name, training, request.context, request.sealed)
+    seed = _opened_seed(party, training, request)
     without = parts.sum(axis=0) - parts
     masked = np.empty_like(training.features)
     told = np.empty((len(training.rows), n_outputs), dtype=np.uint64)
@@ -379,11 +387,18 @@ def answer_keep(party: PartyService, request: Keep) -> Kept:
     """Put the shares of the final layer together, for new rows."""
     training = _training(party, request.session)
     parts = training.parts
-    if parts is None or request.share.shape != parts.shape[1:]:
+    if parts is None or parts.shape[2] < 2 or request.share.shape != parts.shape[1:]:
         raise PartyError(party.name, "a layer was to be kept before it was trained")
     if not 0 <= request.fraction_bits <= 62 - _FEATURE_BITS:
         raise PartyError(party.name, f"{request.fraction_bits} fraction bits make no sense")
-    total = _signed(parts.sum(axis=0) + request.share)
+    both = parts.sum(axis=0) + request.share
+    if not shares.adds_up(both, request.check.tobytes()):
+        raise PartyError(
+            party.name,
+            "the shares of its layer do not add up: dealer or active party dealt wrong numbers; "
+            "nothing was kept",
+        )
+    total = _signed(both[:, :-1])
     weights = FixedPoint(_FEATURE_BITS, 0).decode(total, request.fraction_bits)
     session = party.session(request.session)
     session.state[LAYER] = WhitenedLayer(training.whitening, weights)
@@ -398,8 +413,15 @@ def _training(party: PartyService, name: str) -> _Training:
     return training
 
 
-def _opened_seed(party: str, training: _Training, context: str, sealed: np.ndarray) -> bytes:
-    return open_seed(party, training.pair, context, sealed, training.used)
+def _opened_seed(party: PartyService, training: _Training, request: Layer | Score) -> bytes:
+    return open_seed(
+        party,
+        request.session,
+        training.pair,
+        context=request.context,
+        sealed=request.sealed,
+        used=training.used,
+    )
 
 
 def _signed(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ party's encoded columns; what else crosses is uniform to whoever receives it.
 Who learns what:
 
 - ``shared_moments.key/1`` and ``shared_moments.public/1`` give the active party a public key of
-  this session, and a bound of encoded values that follows from their number alone.
+  this session, signed for the dealer, and a bound of encoded values that follows from their number
+  alone.
 - What the dealer learns, and what it gives to whom, is said in :mod:`fedtl.protocols.dealer`.
 - ``shared_moments.request/1`` tells the party which rows are in which fold, and masked targets:
   it learns how many there are and nothing of them, neither labels nor scores nor components.
@@ -23,9 +24,10 @@ Who learns what:
   of them as columns would give the row away. ``Policy.max_row_scores`` bounds them.
 
 What this rests on: the dealer colludes with neither party, since together with one of them it
-could read the other's masked numbers; all follow the protocol; the party's key reaches the dealer
-unchanged. Wrong shares, of the dealer or the party, are found out, as products are checked;
-columns that a party makes up are not.
+could read the other's masked numbers; all follow the protocol. Between machines, key and seed are
+signed (:mod:`fedtl.protocols.dealer`), so that the active party cannot deal by itself. Wrong
+shares, of the dealer or the party, are found out, as products are checked; columns that a party
+makes up are not.
 Folds are dealt by label, so the seed of the folds must not be known to the party.
 """
 
@@ -41,7 +43,7 @@ from fedtl.parties import PartyService, Session
 from fedtl.privacy import FixedPointError, shares
 from fedtl.privacy.fixed_point import FixedPoint, magnitude_bits, plan_product
 from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
-from fedtl.protocols.dealer import Deals, check_shape, open_seed
+from fedtl.protocols.dealer import Deals, PartyKey, check_shape, offer_key, open_seed
 from fedtl.protocols.moments import (
     ProtectedExchange,
     allow_sums,
@@ -69,9 +71,10 @@ class Key(Message):
 
 @message("shared_moments.public/1")
 class Public(Message):
-    """The party's public key, and a bound of its encoded values as a power of two."""
+    """The party's public key and its signature, a bound of encoded values as a power of two."""
 
     key: Annotated[np.ndarray, Tensor("uint8", (KEY_BYTES,))]
+    proof: Annotated[np.ndarray, Tensor("uint8", ("proof",))]
     magnitude_bits: int
     width: int
 
@@ -186,7 +189,7 @@ class SharedMoments(ProtectedExchange):
         private = shares.with_check(encoded, check)
         n_targets = private.shape[1]
         shapes = [(public.width, int(i.sum()), n_targets) for i in inside]
-        hand = self.deals.ask(session, public.key, shapes)
+        hand = self.deals.ask(session, _of(channel, public), shapes)
         masked = np.empty_like(private)
         for fold, i in enumerate(inside):
             masked[i] = shares.mask(hand.seed, hand.place(fold), private[i])
@@ -262,7 +265,7 @@ class SharedMoments(ProtectedExchange):
         inside = [folds == fold for fold in range(len(held_out))]
         n_outputs = held_out.shape[2] + 1
         shapes = [(int(i.sum()), public.width, n_outputs) for i in inside]
-        hand = self.deals.ask(session, public.key, shapes)
+        hand = self.deals.ask(session, _of(channel, public), shapes)
         masked = [shares.mask(hand.seed, hand.place(f), slope) for f, slope in enumerate(private)]
         request = Model(
             session=session,
@@ -305,9 +308,11 @@ def answer_key(party: PartyService, request: Key) -> Public:
     if session.columns is None:
         raise PartyError(party.name, "no fit is under way in this session")
     pair = session.state.setdefault(_KEY, KeyPair())
+    key, proof = offer_key(party, request.session, pair)
     encoding = session.features.encoding_
     return Public(
-        key=np.frombuffer(pair.public, dtype=np.uint8),
+        key=key,
+        proof=proof,
         magnitude_bits=magnitude_bits(np.array([encoding.bound])),
         width=encoding.width,
     )
@@ -321,7 +326,7 @@ def answer_moments(party: PartyService, request: Request) -> Reply:
     summed = allow_sums(party, session.ids[rows], request.folds, request.n_folds, everywhere)
     more_rows_than_targets(party.name, summed, request.masked.shape[1] - 1)
     encoded = _encoded(party, session, rows, request.fraction_bits)
-    seed = _opened_seed(party.name, session, request.context, request.sealed)
+    seed = _opened_seed(party, request)
     n_columns, n_targets = encoded.shape[1], request.masked.shape[1]
     masked = np.empty_like(encoded)
     parts = np.empty((request.n_folds, n_columns, n_targets), dtype=np.uint64)
@@ -355,7 +360,7 @@ def answer_model(party: PartyService, request: Model) -> Scores:
         )
     # The check column counts: by it, a party that cheats could ask for one score more.
     count_scores(party, session, rows, request.masked.shape[2])
-    seed = _opened_seed(party.name, session, request.context, request.sealed)
+    seed = _opened_seed(party, request)
     if request.keep:
         keep_coefficients(party.name, session, request.coefficients)
     masked = np.empty_like(encoded)
@@ -367,12 +372,19 @@ def answer_model(party: PartyService, request: Model) -> Scores:
     return Scores(masked=masked, shares=parts)
 
 
-def _opened_seed(party: str, session: Session, context: str, sealed: np.ndarray) -> bytes:
+def _of(channel: Channel, public: Public) -> PartyKey:
+    return PartyKey(channel.name, public.key, public.proof)
+
+
+def _opened_seed(party: PartyService, request: Request | Model) -> bytes:
+    session = party.session(request.session)
     pair: KeyPair | None = session.state.get(_KEY)
     if pair is None:
-        raise PartyError(party, "masked numbers came before its key was asked for")
+        raise PartyError(party.name, "masked numbers came before its key was asked for")
     used: set[bytes] = session.state.setdefault(_SEEDS, set())
-    return open_seed(party, pair, context, sealed, used)
+    return open_seed(
+        party, request.session, pair, context=request.context, sealed=request.sealed, used=used
+    )
 
 
 def _encoded(

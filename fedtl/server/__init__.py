@@ -2,6 +2,7 @@
 
 from fedtl.server._audit import AuditError, AuditLog, Head, Verdict, read_head, verify
 from fedtl.server._callers import Bounds
+from fedtl.server._dealer import DealerFile, serve_dealer
 from fedtl.server._endpoint import Endpoint, Metrics
 from fedtl.server._grpc import Server
 from fedtl.server._health import HealthServer
@@ -24,6 +25,7 @@ __all__ = [
     "AuditLog",
     "Bounds",
     "DailyUsage",
+    "DealerFile",
     "Endpoint",
     "Head",
     "HealthServer",
@@ -38,5 +40,6 @@ __all__ = [
     "read_head",
     "read_table",
     "serve",
+    "serve_dealer",
     "verify",
 ]

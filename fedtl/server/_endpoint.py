@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -17,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from fedtl.exceptions import PartyError
+from fedtl.exceptions import PartyError, PolicyRefusal
 from fedtl.identity import Partner
-from fedtl.parties import PartyService
+from fedtl.parties import PartyService, Policy, Usage
 from fedtl.server._audit import AuditLog
 from fedtl.server._callers import Bounds, Caller, Conversation, checksum
 from fedtl.server._usage import UsageFile
@@ -131,6 +132,7 @@ class Endpoint:
         caller, frame = self.caller(partner.name), _NOBODY
         try:
             frame = unpack(data, self.service.policy.limits)
+            self._refuse_dealer(partner.name)
             with caller.flight():
                 conversation = caller.conversation(frame)
                 with conversation.lock:
@@ -157,6 +159,7 @@ class Endpoint:
                     self.service.answers,
                     policy=self.service.policy,
                     usage=self.usages.of(name),
+                    identity=self.service.identity,
                 )
                 self._callers[name] = Caller(own, self.bounds)
             return self._callers[name]
@@ -168,6 +171,13 @@ class Endpoint:
             if ended:
                 self.audit.append(caller=name, event="sessions expired", sessions=ended)
         self.audit.sync()
+
+    def _refuse_dealer(self, caller: str) -> None:
+        """Answer nobody who deals: together with what it dealt, it could read the answers."""
+        if caller in (self.service.policy.dealers or ()):
+            raise PolicyRefusal(
+                self.name, f"{caller!r} is one of its dealers, and a dealer is not answered"
+            )
 
     def _converse(
         self, caller: Caller, conversation: Conversation, frame: Frame, entry: dict[str, Any]
@@ -252,9 +262,7 @@ class Endpoint:
         policy, usage = self.service.policy, caller.service.usage.current()
         protocols = sorted({protocol for protocol, _ in self.service.answers.values()})
         told: dict[str, Any] = {
-            "protocols": [
-                p for p in protocols if policy.protocols is None or p in policy.protocols
-            ],
+            "protocols": [p for p in protocols if _allows(policy, p)],
             "min_rows": policy.min_rows,
             "fits": {"allowed": policy.max_fits, "used": usage.fits},
             "predicted_rows": {
@@ -262,6 +270,9 @@ class Endpoint:
                 "used": usage.predicted_rows,
             },
             "aligned_ids": {"allowed": policy.max_aligned_ids, "used": usage.aligned_ids},
+            "dealt_numbers": {"allowed": policy.max_dealt_numbers, "used": usage.dealt_numbers},
+            "epsilon": _budget(policy, usage),
+            "dealers": sorted(policy.dealers or ()),
             "message_bytes": policy.limits.message_bytes,
             "sessions": caller.n_sessions,
             "columns": _columns(self.service.table.block) if self.shows_columns else None,
@@ -282,11 +293,34 @@ def _session_of(request: Message) -> str:
     return str(getattr(request, "session", "") or getattr(request, "fit", ""))
 
 
+def _allows(policy: Policy, protocol: str) -> bool:
+    try:
+        policy.allow_protocol("", protocol)
+    except PolicyRefusal:
+        return False
+    return True
+
+
+def _budget(policy: Policy, usage: Usage) -> dict[str, Any] | None:
+    """What fits with noise may spend and have spent, rounded up."""
+    if policy.epsilon is None:
+        return None
+    return {
+        "allowed": policy.epsilon,
+        "used": math.ceil(1e4 * usage.epsilon(policy)) / 1e4,
+        "delta": policy.delta,
+        "renewed": usage.renewed(policy),
+    }
+
+
 def _facts(request: Message) -> dict[str, Any]:
     """What of a request is written down: its kind, session, and how many rows it is about."""
     facts: dict[str, Any] = {"kind": request.kind}
     if session := _session_of(request):
         facts["session"] = session[:64]
+    for name in ("context", "party"):
+        if hasattr(request, name):
+            facts[name] = getattr(request, name)[:64]
     for name, declared in request.schema.items():
         if isinstance(declared, Tensor) and declared.shape[0] in ("rows", "ids"):
             facts["rows"] = len(getattr(request, name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 from fedtl.identity import Identity
 from fedtl.learning.local import LocalRecipe
 from fedtl.parties import Answer, KeyedTable, PartyService, Policy, Recipe, RowTable
+from fedtl.privacy.accounting import check_installed
 from fedtl.protocols import ANSWERS, REMOTE_ROW_ANSWERS, tuning_answers
 from fedtl.server._audit import AuditLog
 from fedtl.server._callers import Bounds
@@ -131,6 +132,7 @@ def serve(
         name,
         table,
         encoder,
+        identity=identity,
         state=state,
         trainer=trainer,
         policy=policy,
@@ -151,6 +153,7 @@ def open_endpoint(
     table: Any,
     encoder: Recipe | None = None,
     *,
+    identity: Identity | None = None,
     state: str | Path,
     trainer: Trainer | None = None,
     policy: Policy | None = None,
@@ -169,12 +172,14 @@ def open_endpoint(
         Its rows.
     encoder : Encoder, optional
         How it encodes its columns.
+    identity : Identity, optional
+        By which the dealers of its policy are recognised; needed only if it names any.
     state : str or Path
         Folder for the audit log and what is used of the quotas.
     trainer : FederatedFineTuner, optional
         What may be trained in rounds.
     policy : Policy, optional
-        What it answers.
+        What it answers. One that says nothing of dealers trusts none here.
     approval : bool, default=False
         Whether a person has to approve each fit.
     shows_columns : bool, default=False
@@ -191,9 +196,20 @@ def open_endpoint(
 
     Raises
     ------
+    ValueError
+        If the policy names dealers and there is no identity.
+    ImportError
+        If it bounds epsilon and accounting is not installed.
     OSError
         If the state cannot be used.
     """
+    policy = policy or Policy()
+    # Only a simulation may take anybody for a dealer.
+    policy = replace(policy, dealers=policy.dealers or frozenset())
+    if policy.epsilon is not None:
+        check_installed()
+    if policy.dealers and identity is None:
+        raise ValueError(f"dealers {sorted(policy.dealers)} are recognised by an identity only")
     state = Path(state)
     state.mkdir(parents=True, exist_ok=True)
     if isinstance(table, RowTable):
@@ -204,6 +220,7 @@ def open_endpoint(
         if trainer is not None:
             raise ValueError("trainer is for rows with a target; give a fedtl.parties.RowTable")
         service = _service_of_ids(name, table, encoder, state, policy)
+    service.identity = identity
     audit = AuditLog(state / AUDIT, every_line=fsync)
     try:
         return Endpoint(
@@ -233,6 +250,10 @@ class PolicySettings:
     approval: bool = False
     shows_columns: bool = False
     message_mib: int = 256
+    dealers: list[str] = field(default_factory=list)
+    epsilon: float | None = None
+    delta: float = 1e-5
+    epsilon_days: int | None = None
 
     def policy(self) -> Policy:
         """Return the bounds that the service checks."""
@@ -245,6 +266,10 @@ class PolicySettings:
             min_intersection=self.min_intersection,
             max_table_rows=self.max_table_rows,
             max_table_bytes=None if self.max_table_mib is None else self.max_table_mib * 2**20,
+            dealers=frozenset(self.dealers),
+            epsilon=self.epsilon,
+            delta=self.delta,
+            epsilon_days=self.epsilon_days,
             limits=Limits(message_bytes=self.message_mib * 2**20),
         )
 
@@ -263,7 +288,7 @@ class PartyFile:
         databases, ``normalisation`` of ids, and ``columns``, if not all of them take part. See
         :class:`fedtl.parties.KeyedTable` and :class:`fedtl.parties.RowTable`.
     credentials : str
-        Folder of the identity.
+        Folder of the identity; over NVIDIA FLARE needed only to recognise dealers.
     state : str
         Folder of audit log and quotas.
     listen : str
@@ -316,8 +341,10 @@ class PartyFile:
         """
         path = Path(path)
         said = tomllib.loads(path.read_text())
-        said["policy"] = _checked(PolicySettings, said.get("policy", {}), f"{path}: [policy]")
-        return _checked(cls, said | {"folder": path.resolve().parent}, str(path))
+        said["policy"] = checked_settings(
+            PolicySettings, said.get("policy", {}), f"{path}: [policy]"
+        )
+        return checked_settings(cls, said | {"folder": path.resolve().parent}, str(path))
 
     def inside(self, entry: str) -> Path:
         """Return a path of the file's folder."""
@@ -330,7 +357,9 @@ class PartyFile:
 
     def endpoint(self) -> Endpoint:
         """Return what answers, for another transport."""
-        return open_endpoint(**self._party())
+        # NVIDIA FLARE says who asks; who deals is told by a signature.
+        identity = Identity(self.inside(self.credentials)) if self.policy.dealers else None
+        return open_endpoint(**self._party(), identity=identity)
 
     def _party(self) -> dict[str, Any]:
         policy, state = self.policy.policy(), self.inside(self.state)
@@ -433,7 +462,7 @@ def _secret(state: Path) -> bytes:
     return file.read_bytes()
 
 
-def _checked(cls: Any, said: dict[str, Any], where: str) -> Any:
+def checked_settings(cls: Any, said: dict[str, Any], where: str) -> Any:
     """Build a dataclass from a table of TOML, naming what does not belong there."""
     known = {f.name: f for f in fields(cls)}
     unknown = sorted(set(said) - set(known))

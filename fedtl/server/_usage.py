@@ -1,4 +1,4 @@
-"""Quotas by caller and day, kept over restarts; approvals by a person."""
+"""Quotas by caller and day, and budgets of privacy, kept over restarts; approvals by a person."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from typing import Any
 from fedtl.exceptions import PolicyRefusal
 from fedtl.parties import Policy, Usage
 from fedtl.parties._policy import _COUNTING
+from fedtl.privacy.accounting import Mechanism, from_json, to_json
+
+_FIRST_DAY = datetime.date(1970, 1, 1).toordinal()
 
 
 def _today() -> str:
@@ -26,10 +29,14 @@ class DailyUsage(Usage):
 
     Parameters
     ----------
-    fits, predicted_rows, aligned_ids : int
+    fits, predicted_rows, aligned_ids, dealt_numbers : int
         Counts of the day.
+    spent : list of Mechanism
+        What was told of rows with noise in the period, for the policy's epsilon.
     day : str
         The day, in ISO form. A clock that is put back does not renew a quota.
+    period : str
+        The period's first day; empty where epsilon is not renewed.
     all_fits : int
         Fits on all days, for approvals.
     approved : callable, optional
@@ -37,6 +44,7 @@ class DailyUsage(Usage):
     """
 
     day: str = ""
+    period: str = ""
     all_fits: int = 0
     approved: Callable[[], int] | None = None
 
@@ -74,10 +82,46 @@ class DailyUsage(Usage):
             self._turn()
             super().allow_align(party, policy, n_ids)
 
+    def deal(self, party: str, policy: Policy, n_numbers: int) -> None:
+        """Count random numbers to be dealt today, or refuse them."""
+        with _COUNTING:
+            self._turn()
+            super().deal(party, policy, n_numbers)
+
+    def spend(self, party: str, policy: Policy, mechanism: Mechanism) -> None:
+        """Note what is about to be told of rows in this period, or refuse it."""
+        with _COUNTING:
+            self._renew(policy)
+            super().spend(party, policy, mechanism)
+
+    def epsilon(self, policy: Policy) -> float:
+        """Return what was spent on rows' privacy in this period."""
+        with _COUNTING:
+            self._renew(policy)
+            return super().epsilon(policy)
+
+    def renewed(self, policy: Policy) -> str | None:
+        """Return the day on which epsilon is renewed, in ISO form; None if it is not."""
+        if policy.epsilon_days is None:
+            return None
+        with _COUNTING:
+            self._renew(policy)
+            first = datetime.date.fromisoformat(self.period)
+        return (first + datetime.timedelta(days=policy.epsilon_days)).isoformat()
+
+    def _renew(self, policy: Policy) -> None:
+        if policy.epsilon_days is not None:
+            today = datetime.date.fromisoformat(_today()).toordinal() - _FIRST_DAY
+            first = today - today % policy.epsilon_days + _FIRST_DAY
+            period = datetime.date.fromordinal(first).isoformat()
+            if period > self.period:
+                self.period, self.spent = period, []
+
     def _turn(self) -> None:
         today = _today()
         if today > self.day:
-            self.day, self.fits, self.predicted_rows, self.aligned_ids = today, 0, 0, 0
+            self.day, self.fits, self.predicted_rows = today, 0, 0
+            self.aligned_ids = self.dealt_numbers = 0
 
 
 class UsageFile:
@@ -94,7 +138,8 @@ class UsageFile:
     Notes
     -----
     The file is written before the answer leaves that was counted, so that the death of the
-    process loses no count of what was answered. It is not forced to the disk.
+    process loses no count of what was answered. It is forced to the disk where rows' privacy was
+    spent, so that a power cut does not give it back.
     """
 
     def __init__(self, path: Path, approvals: Path | None = None) -> None:
@@ -105,7 +150,10 @@ class UsageFile:
         if path.exists():
             self._saved = json.loads(path.read_text())
         for caller, counts in self._saved.items():
-            self._usages[caller] = DailyUsage(**counts, approved=self._approved(caller))
+            spent = [from_json(record) for record in counts.get("spent", [])]
+            self._usages[caller] = DailyUsage(
+                **{**counts, "spent": spent}, approved=self._approved(caller)
+            )
 
     def of(self, caller: str) -> DailyUsage:
         """Return the usage of a caller, which is counted on by its sessions."""
@@ -128,21 +176,32 @@ class UsageFile:
                     "fits": usage.fits,
                     "predicted_rows": usage.predicted_rows,
                     "aligned_ids": usage.aligned_ids,
+                    "dealt_numbers": usage.dealt_numbers,
                     "day": usage.day,
                     "all_fits": usage.all_fits,
+                    "period": usage.period,
+                    "spent": [to_json(mechanism) for mechanism in usage.spent],
                 }
                 for caller, usage in self._usages.items()
             }
             if counts == self._saved:
                 return
             draft = self.path.with_name(self.path.name + ".new")
-            draft.write_text(json.dumps(counts, indent=1))
+            with draft.open("w") as file:
+                file.write(json.dumps(counts, indent=1))
+                file.flush()
+                if _spent(counts) != _spent(self._saved):
+                    os.fsync(file.fileno())
             os.replace(draft, self.path)
             self._saved = counts
 
     def _approved(self, caller: str) -> Callable[[], int] | None:
         approvals = self.approvals
         return None if approvals is None else lambda: approved_fits(approvals, caller)
+
+
+def _spent(counts: dict[str, Any]) -> dict[str, Any]:
+    return {caller: each.get("spent") or [] for caller, each in counts.items()}
 
 
 def approved_fits(approvals: Path, caller: str) -> int:

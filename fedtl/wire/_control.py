@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 
 from fedtl.exceptions import (
+    BudgetSpent,
     PartyBusy,
     PartyError,
     PolicyRefusal,
@@ -70,6 +71,7 @@ class ConversationLost(PartyError):
 
 _CODES: dict[str, type[PartyError]] = {
     "policy": PolicyRefusal,
+    "budget": BudgetSpent,
     "session": SessionExpired,
     "busy": PartyBusy,
     "alignment": StaleAlignment,

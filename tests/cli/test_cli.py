@@ -57,6 +57,9 @@ min_intersection = 2
 max_table_rows = 1000
 max_table_mib = 1
 message_mib = 2
+dealers = ["notary"]
+epsilon = 2
+epsilon_days = 30
 """
 
 
@@ -72,6 +75,8 @@ def test_a_file_says_what_is_served_within_which_bounds(tmp_path, capsys):
     assert (policy.min_rows, policy.max_fits, policy.max_predicted_rows) == (7, 3, None)
     assert policy.limits.message_bytes == 2 * 2**20
     assert (policy.max_aligned_ids, policy.min_intersection) == (100, 2)
+    assert policy.dealers == {"notary"}
+    assert (policy.epsilon, policy.delta, policy.epsilon_days) == (2, 1e-5, 30)
     assert (policy.max_table_rows, policy.max_table_bytes) == (1000, 2**20)
     table = read_table("shop", party.folder, tmp_path / "state", policy, party.table)
     assert table.block.columns.tolist() == ["b", "a"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.model_selection import cross_val_score
 from sklearn.utils import Bunch
 
@@ -21,7 +21,9 @@ from examples.remote.nvflare.sites import Sites
 from fedtl import Encoder, FederatedTransferClassifier
 from fedtl.exceptions import PartyUnreachable, PolicyRefusal
 from fedtl.federation import Federation
+from fedtl.identity import Identity
 from fedtl.nvflare import write_job
+from fedtl.privacy import SecretSharing
 from fedtl.server import verify
 
 pytestmark = pytest.mark.slow
@@ -239,3 +241,36 @@ def test_a_site_that_is_not_among_the_callers_is_not_answered(sites, data):
     last = lines(sites, "shop")[-1]
     assert (last["caller"], last["outcome"]) == ("telecom", "refused")
     assert sites.close_session(job) == "FINISHED:ABORTED"
+
+
+def test_a_site_without_data_deals_the_randomness_of_secret_shares(sites, data):
+    """Key and seed are signed by identities beside FLARE's; the last test, as it turns a site."""
+    identities = {
+        name: Identity.create(sites.workspace(name) / "party" / "identity", name)
+        for name in ("shop", "telecom")
+    }
+    for one, other in (("shop", "telecom"), ("telecom", "shop")):
+        identities[one].pin(identities[other].certificate, identities[other].fingerprint)
+    table = data.X[data.columns["shop"]].reset_index(names="id")
+    sites.set_up_party("shop", table, 'min_rows = 1\ndealers = ["telecom"]')
+    own_identity = 'credentials = "../party/identity"\n'
+    file = sites.workspace("shop") / "local" / "party.toml"
+    file.write_text(own_identity + file.read_text())
+    (sites.workspace("telecom") / "local" / "dealer.toml").write_text(
+        own_identity + 'name = "telecom"\ncallers = ["bank"]\nstate = "../party/state"\n'
+    )
+    job = sites.open_session("shop", "telecom")
+    X = data.X[data.columns["bank"] + data.columns["shop"]]
+    own = data.X[data.columns["bank"]]
+    shares = SecretSharing(dealer={"telecom": "nvflare://telecom"})
+    with connect(sites, "shop") as federation:
+        for solver in ("moments", "latent"):
+            settings = {"solver": solver, "privacy": SecretSharing()}
+            local = estimator(data, "bank", "shop", **settings).fit(X, data.y)
+            settings |= {"privacy": shares, "federation": federation}
+            there = estimator(data, "bank", **settings).fit(own, data.y)
+            assert_allclose(there.predict_proba(own), local.predict_proba(X), rtol=0, atol=1e-12)
+    assert lines(sites, "telecom")[-1]["kind"] == "dealer.deal/1"
+    sites.close_session(job)
+    for name in ("shop", "telecom"):
+        assert verify(audit(sites, name)).problems == []

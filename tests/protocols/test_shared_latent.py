@@ -185,6 +185,14 @@ def test_a_dealer_that_deals_wrong_numbers_is_found_out(shop, wrong):
         begun(shop, WrongDealer(wrong)).scores(RESIDUALS)
 
 
+def test_a_dealer_that_deals_wrong_numbers_for_the_last_layer_is_found_out_by_the_party(shop):
+    # Nobody else sees this layer before it predicts.
+    layer = begun(shop, WrongDealer(3))
+    layer.scores(RESIDUALS)
+    with pytest.raises(PartyError, match="'shop': the shares of its layer do not add up"):
+        layer.keep(RESIDUALS)
+
+
 def test_a_layer_is_trained_before_it_scores_or_is_kept(shop):
     layer = begun(shop)
     layer.scores(RESIDUALS)

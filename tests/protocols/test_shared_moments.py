@@ -261,11 +261,11 @@ def test_a_party_may_allow_shared_moments_and_refuse_clear_ones(block):
 
 
 def test_a_dealer_deals_within_bounds_and_understands_nothing_else():
-    key = np.full(32, 9, dtype=np.uint8)
+    key = {"party": "shop", "proof": np.empty(0, np.uint8), "party_key": np.full(32, 9, np.uint8)}
     border = InProcessChannel(Dealer(), Ledger())
     for shapes, said in [([[-1, 2, 3]], "negative"), ([[2**14, 2**14, 2]], "fewer rows")]:
         with pytest.raises(PartyError, match=said):
-            border.ask(Deal(context="s", party_key=key, shapes=np.array(shapes)), Dealt)
+            border.ask(Deal(context="s", **key, shapes=np.array(shapes)), Dealt)
     with pytest.raises(PartyError, match="'dealer': does not understand"):
         open_session(border, "s", np.arange(3), resume=False)
 

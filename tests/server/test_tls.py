@@ -153,6 +153,10 @@ def test_a_common_authority_lets_in_whom_it_has_signed(tmp_path):
         request = x509.load_pem_x509_csr(identity.request())
         signed = certify(request.public_key(), request.subject, request.extensions, ca=False)
         identity.install(signed, authority)
+    # No handshake looks at the certificate behind a statement.
+    liar = Identity.create(tmp_path / "liar", "shop")
+    assert made["bank"].signer(b"said", made["shop"].sign(b"said")) == "shop"
+    assert made["bank"].signer(b"said", liar.sign(b"said")) is None
     with serve(
         "shop", np.ones((3, 1)), credentials=made["shop"].directory, state=tmp_path
     ) as server:

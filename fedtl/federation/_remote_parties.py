@@ -1,4 +1,4 @@
-"""The border between machines, and the lease of sessions behind it."""
+"""A border between machines, and what a fitted estimator holds on to beyond it."""
 
 from __future__ import annotations
 
