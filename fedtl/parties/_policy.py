@@ -14,8 +14,20 @@ from fedtl.privacy.accounting import (
 )
 from fedtl.wire import Limits
 
-PRIVATE = frozenset({"alignment", "cardinality", "session", "private_moments", "predict"})
-"""Protocols that tell which rows there are, sums with noise, and scores of rows after the fit."""
+PRIVATE = frozenset(
+    {
+        "alignment",
+        "cardinality",
+        "session",
+        "private_moments",
+        "predict",
+        "row_session",
+        "private_rounds",
+        "rounds",
+    }
+)
+"""Protocols that tell which rows there are, sums and updates with noise, and scores of rows after
+the fit. Of `rounds`, a party answers what has noise or nothing of its rows."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,7 @@ class Policy:
             raise PolicyRefusal(
                 party,
                 f"its policy bounds epsilon, and {what} tells of rows without noise; fit with "
-                "solver='moments' and privacy=DifferentialPrivacy(...)",
+                "privacy=DifferentialPrivacy(...), and solver='moments' where there is one",
             )
 
     def allow_row_scores(self, party: str, n_scores: int) -> None:

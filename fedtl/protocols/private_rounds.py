@@ -77,8 +77,10 @@ class PrivateRounds:
         """Begin one more round, and pay for all of them with the first."""
         if not self.rounds_left:
             raise PartyError(party.name, "all rounds of this private training have been answered")
-        if not self.paid and party.budget is not None:
-            party.budget.spend(party.name, self.mechanism)
+        if not self.paid:
+            party.usage.spend(party.name, party.policy, self.mechanism)
+            if party.budget is not None:
+                party.budget.spend(party.name, self.mechanism)
         self.paid = True
         self.rounds_left -= 1
         return self.steps

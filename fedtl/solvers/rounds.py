@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from fedtl.exceptions import BudgetSpent, DivergenceError, DroppedPartyWarning, PartyError
+from fedtl.exceptions import (
+    BudgetSpent,
+    DivergenceError,
+    DroppedPartyWarning,
+    PartyError,
+    PolicyRefusal,
+)
 from fedtl.federation import Channel, Ledger, ask_all
 from fedtl.learning.strategies import Layout, Setting, State, Update
 from fedtl.protocols.rounds import (
@@ -375,8 +381,8 @@ def _read(
 
 def _warn(errors: list[PartyError]) -> None:
     for error in errors:
-        if isinstance(error, BudgetSpent):
-            raise error
+        if isinstance(error, BudgetSpent | PolicyRefusal):
+            raise error  # it would say the same in every round
         warnings.warn(f"{error}. It is left out of this round", DroppedPartyWarning, stacklevel=2)
 
 

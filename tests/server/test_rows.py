@@ -20,9 +20,9 @@ from fedtl import (
     FederatedSimpleImputer,
     FederatedStandardScaler,
 )
-from fedtl.exceptions import PartyError, PolicyRefusal
+from fedtl.exceptions import BudgetSpent, PartyError, PolicyRefusal
 from fedtl.parties import Policy, RowTable
-from fedtl.privacy import SecureAggregation
+from fedtl.privacy import DifferentialPrivacy, SecureAggregation
 from fedtl.server._serve import PartyFile
 
 X, Y = load_breast_cancer(return_X_y=True, as_frame=True)
@@ -223,6 +223,21 @@ def test_the_policy_of_a_party_is_kept(world):
     many = world(hospitals(), policy=Policy(min_rows=5000)).connect()
     with pytest.raises(PolicyRefusal, match="5000"):
         FederatedRidge(federation=many, privacy="none").fit(X[OWN], Y[OWN])
+
+
+def test_a_party_that_counts_epsilon_answers_private_rounds_and_nothing_clear(world):
+    there = world(hospitals(), trainer=TUNER, policy=Policy(epsilon=2.2))
+    federation = there.connect()
+    private = DifferentialPrivacy(2.0)
+    tuner = clone(TUNER).set_params(federation=federation, privacy=private, n_rounds=1)
+    tuner.fit(X[OWN], Y[OWN])
+    spent = federation.describe()["shop"]["epsilon"]["used"]
+    assert 1.9 < spent <= 2.0001
+    with pytest.raises(BudgetSpent):
+        tuner.fit(X[OWN], Y[OWN])
+    for clear in (clone(TUNER), FederatedRidge(privacy="none"), FederatedRidge()):
+        with pytest.raises(PolicyRefusal, match="tells of rows without noise"):
+            clear.set_params(federation=federation).fit(X[OWN], Y[OWN])
 
 
 @pytest.mark.parametrize(
