@@ -18,7 +18,7 @@ from fedtl.alignment import NORMALISATIONS, AlignmentCache, SharedCache
 from fedtl.exceptions import PartyError
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._lines import Lines, Patience
-from fedtl.federation._remote_parties import RemoteChannel, RemoteParties
+from fedtl.federation._remote_channel import RemoteChannel, RemoteParties
 from fedtl.federation._transport import transport_for
 from fedtl.privacy import PrivacyBudget
 from fedtl.wire import Describe, Description

@@ -77,8 +77,10 @@ class PrivateRounds:
         """Begin one more round, and pay for all of them with the first."""
         if not self.rounds_left:
             raise PartyError(party.name, "all rounds of this private training have been answered")
-        if not self.paid and party.budget is not None:
-            party.budget.spend(party.name, self.mechanism)
+        if not self.paid:
+            party.usage.spend(party.name, party.policy, self.mechanism)
+            if party.budget is not None:
+                party.budget.spend(party.name, self.mechanism)
         self.paid = True
         self.rounds_left -= 1
         return self.steps
@@ -129,8 +131,9 @@ def answer_plan(recipe: LocalRecipe, party: PartyService, request: Plan) -> Plan
     n_steps = state.plan.local_epochs * math.ceil(1.0 / rate)
     try:
         mechanism = calibrated(request.epsilon, request.delta, rate, n_steps * request.n_rounds)
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise PartyError(party.name, str(error)) from error
+    party.usage.allow_spending(party.name, party.policy, mechanism)
     if party.budget is not None:
         party.budget.allow(party.name, mechanism)
     steps = PrivateSteps(n_steps, rate, request.clip, mechanism.noise_multiplier)

@@ -1,4 +1,4 @@
-"""A border between machines, and what a fitted estimator holds on to beyond it."""
+"""The border between machines, and the lease of sessions behind it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedtl.federation._remote import Federation
 
 R = TypeVar("R", bound=Message)
-_OPENS = "session.open/"
+_OPENS = ("session.open/", "row_session.open/")
 
 
 class RemoteChannel:
