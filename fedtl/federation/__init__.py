@@ -4,7 +4,7 @@ from fedtl.federation._channel import Channel, InProcessChannel
 from fedtl.federation._dispatch import ask_all
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._remote import Federation
-from fedtl.federation._remote_parties import RemoteChannel, RemoteParties
+from fedtl.federation._remote_channel import RemoteChannel, RemoteParties
 from fedtl.federation._rowwise import RowParties
 from fedtl.federation._simulation import SimulatedParties, Simulation
 from fedtl.federation._transcript import (

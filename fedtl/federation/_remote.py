@@ -11,6 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from fedtl.exceptions import PartyError
 from fedtl.federation._channel import Channel
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._lines import Lines, Patience
-from fedtl.federation._remote_parties import RemoteChannel, RemoteParties
+from fedtl.federation._remote_channel import RemoteChannel, RemoteParties
 from fedtl.federation._rowwise import RowParties
 from fedtl.federation._transport import transport_for
 from fedtl.parties import Answer, Usage
+from fedtl.privacy import PrivacyBudget
 from fedtl.wire import Describe, Description
 
 # By handle and not in it: a handle is an address, and its pickle must not hold hashes of ids.
@@ -66,6 +68,8 @@ class Federation:
         How rows are matched by their ids.
     group : bytes of length 8, optional
         What copies of one handle have in common; drawn anew by default.
+    budget : PrivacyBudget, optional
+        What this party's own labels may be told with.
 
     Attributes
     ----------
@@ -82,12 +86,15 @@ class Federation:
         patience: Patience,
         matching: Matching | None = None,
         group: bytes | None = None,
+        *,
+        budget: PrivacyBudget | None = None,
     ) -> None:
         self.addresses = dict(addresses)
         self.credentials = str(credentials)
         self.patience = patience
         self.matching = matching or Matching()
         self.group = group or secrets.token_bytes(8)
+        self.budget = budget
         self.ledger = Ledger()
         self._lock = threading.Lock()
         self._live: tuple[int, Lines] | None = None
@@ -103,6 +110,7 @@ class Federation:
         normalisation: str = "exact",
         min_intersection: int = 0,
         on_missing: str = "raise",
+        budget: PrivacyBudget | None = None,
         **addresses: str,
     ) -> Federation:
         """Make a handle on remote parties; nothing is sent yet.
@@ -132,6 +140,10 @@ class Federation:
             it: the other parties serve them, with a
             :class:`~fedtl.exceptions.DroppedPartyWarning`, and the ledgers count them in
             ``missed_rows``. A fit needs all parties in any case.
+        budget : PrivacyBudget, optional
+            What fits may spend in all on the privacy of this party's own labels
+            (``DifferentialPrivacy(unit="label")``); no bound by default. The other parties' rows
+            have budgets of their own, at their sides.
         **addresses : str
             Address of each party by its name, as ``shop="shop.example:9443"``, or
             ``shop="nvflare://shop"`` for a site of NVIDIA FLARE. The name must be that of the
@@ -190,7 +202,7 @@ class Federation:
             raise ValueError(f"on_missing must be 'raise' or 'local', got {on_missing!r}")
         matching = Matching(normalisation, min_intersection)
         patience = Patience(deadline, reconnect, compress, on_missing)
-        return cls(addresses, credentials, patience, matching)
+        return cls(addresses, credentials, patience, matching, budget=budget)
 
     @property
     def names(self) -> list[str]:
@@ -296,7 +308,9 @@ class Federation:
                 "parties stay with them"
             )
         usage: defaultdict[str, Usage] = defaultdict(Usage)
-        return RowParties(names, answers, policies={}, usage=usage, serialize=False)
+        return RowParties(
+            names, answers, policies={}, usage=usage, serialize=False, budget=self.budget
+        )
 
     def rows_elsewhere(self, ledger: Ledger) -> dict[str, Channel]:
         """Return channels to the parties whose rows are not in X.
@@ -319,9 +333,10 @@ class Federation:
         Returns
         -------
         dict of str to dict
-            By party: ``protocols``, ``min_rows``, ``fits``, ``predicted_rows`` and ``aligned_ids``
-            (allowed and used today), ``message_bytes``, ``sessions`` (of this caller) and
-            ``columns``, or ``error`` where a party could not be asked.
+            By party: ``protocols``, ``min_rows``, ``fits``, ``predicted_rows``, ``aligned_ids`` and
+            ``dealt_numbers`` (allowed and used today), ``epsilon`` (allowed, used, delta and when
+            it is renewed; None without a bound), ``dealers``, ``message_bytes``, ``sessions`` (of
+            this caller) and ``columns``, or ``error`` where a party could not be asked.
         """
         described: dict[str, dict[str, Any]] = {}
         for channel in self.channels(Ledger()):
@@ -399,13 +414,8 @@ class Federation:
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._share_alignment()
-        return Federation, (
-            self.addresses,
-            self.credentials,
-            self.patience,
-            self.matching,
-            self.group,
-        )
+        parts = self.addresses, self.credentials, self.patience, self.matching, self.group
+        return partial(Federation, budget=self.budget), parts
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={address!r}" for name, address in self.addresses.items())

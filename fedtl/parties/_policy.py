@@ -15,19 +15,15 @@ from fedtl.privacy.accounting import (
 from fedtl.wire import Limits
 
 PRIVATE = frozenset(
-    {
-        "alignment",
-        "cardinality",
-        "session",
-        "private_moments",
-        "predict",
-        "row_session",
-        "private_rounds",
-        "rounds",
-    }
+    {"alignment", "cardinality", "session", "private_moments", "predict"}
+    | {"row_session", "rounds", "private_rounds"}
 )
-"""Protocols that tell which rows there are, sums and updates with noise, and scores of rows after
-the fit. Of `rounds`, a party answers what has noise or nothing of its rows."""
+"""Protocols that tell which rows there are, what has noise, and scores of rows after the fit."""
+
+CLEAR = frozenset(
+    {"session.prepared/1", "rounds.update/1", "rounds.evaluated/1", "rounds.compared/1"}
+)
+"""Their replies that tell of training rows without noise."""
 
 
 @dataclass(frozen=True)
@@ -124,29 +120,32 @@ class Policy:
                 f"(allowed: {', '.join(sorted(self.protocols)) or 'none'})",
             )
         if self.epsilon is not None and protocol not in PRIVATE:
-            self.allow_clear(party, f"the protocol {protocol!r}")
+            self._refuse_clear(party, f"the protocol {protocol!r}")
 
-    def allow_clear(self, party: str, what: str) -> None:
-        """Refuse what tells of training rows without noise, if their privacy is counted.
+    def allow_reply(self, party: str, kind: str) -> None:
+        """Refuse to send what tells of training rows without noise, if their privacy is counted.
 
         Parameters
         ----------
         party : str
             Name of the party.
-        what : str
-            What was asked for.
+        kind : str
+            Kind of the reply.
 
         Raises
         ------
         PolicyRefusal
             If there is a bound of epsilon.
         """
-        if self.epsilon is not None:
-            raise PolicyRefusal(
-                party,
-                f"its policy bounds epsilon, and {what} tells of rows without noise; fit with "
-                "privacy=DifferentialPrivacy(...), and solver='moments' where there is one",
-            )
+        if self.epsilon is not None and kind in CLEAR:
+            self._refuse_clear(party, f"the reply {kind!r}")
+
+    def _refuse_clear(self, party: str, what: str) -> None:
+        raise PolicyRefusal(
+            party,
+            f"its policy bounds epsilon, and {what} tells of rows without noise; fit with "
+            "privacy=DifferentialPrivacy(...), transfer estimators with solver='moments'",
+        )
 
     def allow_row_scores(self, party: str, n_scores: int) -> None:
         """Refuse to say too much about one training row.
@@ -343,13 +342,18 @@ class Usage:
                 f"{self.aligned_ids} are used and {n_ids} more were asked for",
             )
 
+    def allow_spending(self, party: str, policy: Policy, mechanism: Mechanism) -> None:
+        """Refuse what :meth:`spend` would, and note nothing."""
+        if policy.epsilon is not None:
+            with _COUNTING:
+                check_spending(party, self.spent, mechanism, policy.epsilon, policy.delta)
+
     def spend(self, party: str, policy: Policy, mechanism: Mechanism) -> None:
         """Note what is about to be told of rows with noise, or refuse it."""
-        if policy.epsilon is None:
-            return
         with _COUNTING:
-            check_spending(party, self.spent, mechanism, policy.epsilon, policy.delta)
-            self.spent.append(mechanism)
+            self.allow_spending(party, policy, mechanism)
+            if policy.epsilon is not None:
+                self.spent.append(mechanism)
 
     def epsilon(self, policy: Policy) -> float:
         """Return what was spent on rows' privacy."""

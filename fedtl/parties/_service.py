@@ -150,7 +150,9 @@ class PartyService:
             raise PartyError(self.name, f"does not understand the message {request.kind!r}")
         protocol, answer = self.answers[request.kind]
         self.policy.allow_protocol(self.name, protocol)
-        return answer(self, request)
+        reply = answer(self, request)
+        self.policy.allow_reply(self.name, reply.kind)
+        return reply
 
     def session(self, name: str) -> Session:
         """Return an open session.

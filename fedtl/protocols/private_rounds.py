@@ -131,8 +131,9 @@ def answer_plan(recipe: LocalRecipe, party: PartyService, request: Plan) -> Plan
     n_steps = state.plan.local_epochs * math.ceil(1.0 / rate)
     try:
         mechanism = calibrated(request.epsilon, request.delta, rate, n_steps * request.n_rounds)
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise PartyError(party.name, str(error)) from error
+    party.usage.allow_spending(party.name, party.policy, mechanism)
     if party.budget is not None:
         party.budget.allow(party.name, mechanism)
     steps = PrivateSteps(n_steps, rate, request.clip, mechanism.noise_multiplier)

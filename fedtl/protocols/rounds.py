@@ -343,8 +343,6 @@ def answer_round(recipe: LocalRecipe, party: PartyService, request: Round) -> Re
         raise PartyError(party.name, "has no row to train on: all are held out")
     plan, memory = state.plan, state.memory
     private = state.begin_private and state.begin_private(party)
-    if private is None:
-        party.policy.allow_clear(party.name, "an update")
     with model_of(recipe, party, plan) as model:
         _check_length(party.name, model, request.vectors.shape[1], len(request.buffers))
         problem = RowsProblem(
@@ -375,7 +373,6 @@ def answer_round(recipe: LocalRecipe, party: PartyService, request: Round) -> Re
 
 def answer_evaluate(recipe: LocalRecipe, party: PartyService, request: Evaluate) -> Evaluated:
     """Score parameters on held-out rows."""
-    party.policy.allow_clear(party.name, "a loss on held-out rows")
     state, rows = party_rounds(party, request.fit), party.rows(request.fit)
     _, held_out = state.split(rows)
     if not len(held_out):
@@ -389,7 +386,6 @@ def answer_evaluate(recipe: LocalRecipe, party: PartyService, request: Evaluate)
 
 def answer_compare(recipe: LocalRecipe, party: PartyService, request: Compare) -> Compared:
     """Train a fine-tuned and a local model, compare them, and keep what is deployed."""
-    party.policy.allow_clear(party.name, "a loss on held-out rows")
     state, rows = party_rounds(party, request.fit), party.rows(request.fit)
     plan, memory = state.plan, state.memory
     if request.deploy not in ("best", *MODELS) or min(request.epochs, request.local_epochs) < 1:

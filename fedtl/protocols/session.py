@@ -145,7 +145,6 @@ def answer_prepare(party: PartyService, request: Prepare) -> Prepared:
     session = party.session(request.session)
     if not 0 <= request.n_bins <= _MAX_BINS or not 0 <= request.seed < 2**32:
         raise PartyError(party.name, f"n_bins must lie in [0, {_MAX_BINS}] and seed in [0, 2**32)")
-    party.policy.allow_clear(party.name, "the width of its encoding")
     if not session.features.fitted:
         session.features.fit(party.table.block, request.n_bins, request.seed)
     session.read(party.table)

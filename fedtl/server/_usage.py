@@ -88,11 +88,11 @@ class DailyUsage(Usage):
             self._turn()
             super().deal(party, policy, n_numbers)
 
-    def spend(self, party: str, policy: Policy, mechanism: Mechanism) -> None:
-        """Note what is about to be told of rows in this period, or refuse it."""
+    def allow_spending(self, party: str, policy: Policy, mechanism: Mechanism) -> None:
+        """Refuse what would exceed epsilon in this period, and note nothing."""
         with _COUNTING:
             self._renew(policy)
-            super().spend(party, policy, mechanism)
+            super().allow_spending(party, policy, mechanism)
 
     def epsilon(self, policy: Policy) -> float:
         """Return what was spent on rows' privacy in this period."""

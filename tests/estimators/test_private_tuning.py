@@ -11,7 +11,7 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 from fedtl import FederatedFineTuner
-from fedtl.exceptions import BudgetSpent, PartyError
+from fedtl.exceptions import BudgetSpent, DroppedPartyWarning, PartyError
 from fedtl.federation import Simulation
 from fedtl.parties import Policy
 from fedtl.privacy import DifferentialPrivacy, PrivacyBudget
@@ -60,6 +60,16 @@ def test_the_book_holds_what_was_drawn_and_costs_what_was_asked_for(cameras):
     # 200 rows a party, mini-batches of 50: four steps a round.
     assert {(e["sampling_rate"], e["n_steps"]) for e in entries} == {(0.25, 8)}
     assert 7.9 < budget.spent("0") <= 8.0
+
+
+def test_a_party_s_own_policy_bounds_epsilon_and_refuses_updates_without_noise(cameras):
+    X, y = cameras
+    federation = Simulation(policies={"1": Policy(epsilon=10.0)})
+    tuner(ROWS, federation=federation).fit(X, y)
+    with pytest.raises(BudgetSpent, match="'1': .* 1 earlier ones .* its budget is 10"):
+        tuner(ROWS, federation=federation).fit(X, y)
+    with pytest.warns(DroppedPartyWarning, match=r"'1': its policy bounds epsilon, .*update/1"):
+        tuner(federation=federation).fit(X, y)
 
 
 def test_a_fit_is_not_repeatable_by_its_seed(cameras):

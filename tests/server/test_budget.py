@@ -2,10 +2,12 @@
 
 import datetime
 import json
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 pytest.importorskip("dp_accounting", reason="needs the extra dp")
 
@@ -13,7 +15,7 @@ from fedtl import FederatedTransferClassifier
 from fedtl.exceptions import BudgetSpent, PolicyRefusal
 from fedtl.federation import Simulation
 from fedtl.parties import Policy
-from fedtl.privacy import DifferentialPrivacy
+from fedtl.privacy import DifferentialPrivacy, PrivacyBudget
 from fedtl.privacy.accounting import epsilon_of, from_json
 from fedtl.server import UsageFile, serve
 
@@ -87,6 +89,18 @@ def test_under_a_budget_nothing_is_told_of_training_rows_without_noise(world, da
     with pytest.raises(PolicyRefusal, match="tells of rows without noise"):
         estimator(made, federation, privacy=labels).fit(made.own, made.y)
     assert used(federation) == 0.0
+
+
+def test_labels_of_the_asking_party_are_counted_at_its_own_side(world, data):
+    made = data()
+    budget = PrivacyBudget(epsilon=1.5)
+    federation = world(made).connect(budget=budget)
+    labels = DifferentialPrivacy(epsilon=1.0, unit="label")
+    clf = estimator(made, federation, privacy=labels).fit(made.own, made.y)
+    assert budget.spent("labels") == 1.0
+    with pytest.raises(BudgetSpent, match="1 earlier ones"):
+        clone(clf).fit(made.own, made.y)
+    assert pickle.loads(pickle.dumps(federation)).budget.spent("labels") == 1.0
 
 
 def test_each_caller_has_a_budget_of_its_own_and_a_new_period_renews_it(tmp_path, monkeypatch):

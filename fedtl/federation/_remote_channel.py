@@ -1,4 +1,4 @@
-"""A border between machines, and what a fitted estimator holds on to beyond it."""
+"""The border between machines, and the lease of sessions behind it."""
 
 from __future__ import annotations
 
