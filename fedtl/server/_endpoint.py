@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -217,10 +217,10 @@ class Endpoint:
         entry["reply_bytes"] = len(body)
         if not self._written(entry):
             return self._unlogged_reply(frame)
-        return pack(replace(frame, body=body))
+        return _answering(frame, body)
 
     def _unlogged_reply(self, frame: Frame) -> bytes:
-        return pack(replace(frame, body=encode(failure(self.name, self._unlogged()))))
+        return _answering(frame, encode(failure(self.name, self._unlogged())))
 
     def _check_log(self) -> None:
         """Carry nothing out that could not be written down."""
@@ -275,6 +275,10 @@ class Endpoint:
             self.metrics.received_bytes += received
             self.metrics.sent_bytes += sent
             self.metrics.seconds += seconds
+
+
+def _answering(frame: Frame, body: bytes) -> bytes:
+    return pack(Frame(frame.group, frame.conversation, frame.number, body, frame.compressed))
 
 
 def _facts(request: Message) -> dict[str, Any]:
