@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -30,7 +31,7 @@ _CODES = {
     "float32": "F32",
     "float64": "F64",
 }
-_JSON = {
+_JSON: dict[Any, Callable[[Any], str]] = {
     str: json.encoder.encode_basestring_ascii,
     int: int.__repr__,
     float: float.__repr__,
@@ -38,7 +39,7 @@ _JSON = {
 }
 _DTYPES = {code: np.dtype(name) for name, code in _CODES.items()}
 _MAX_AXES = 32
-_Place = tuple[str, int, int, np.dtype, list[int]]  # of a tensor: name, start, count, type, shape
+_Place = tuple[int, int, np.dtype, list[int]]  # where a tensor starts, its count, type and shape
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def decode(data: bytes, limits: Limits | None = None) -> Message:
         cls, scalars, layout, n_bytes = parse(data[8 : 8 + size])
         if 8 + size + n_bytes != len(data):
             raise ValueError("truncated, or bytes that belong to no tensor")
-        tensors = {name: _view(data, 8 + size + start, *told) for name, start, *told in layout}
+        tensors = {name: _view(data, 8 + size, place) for name, place in layout.items()}
     except (ValueError, RecursionError) as error:
         raise error if isinstance(error, WireError) else WireError(f"no message: {error}") from None
     received = cls(**scalars, **tensors)
@@ -219,11 +220,11 @@ def _read_header(header: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return told, tensors
 
 
-def _parse(header: bytes) -> tuple[type[Message], dict[str, Any], list[_Place], int]:
-    """Return all that a header tells, which nobody changes: class, scalars, tensors, their bytes."""
+def _parse(header: bytes) -> tuple[type[Message], dict[str, Any], dict[str, _Place], int]:
+    """Return what a header tells, for nobody to change: class, scalars, tensors, their bytes."""
     told, tensors = _read_header(header)
     cls, scalars = lookup(told["kind"]), told["scalars"]
-    layout, end = [], 0
+    layout, end = {}, 0
     for name, entry in sorted(tensors.items(), key=_offsets):
         dtype, shape = _DTYPES.get(entry["dtype"]), entry["shape"]
         if dtype is None:
@@ -232,7 +233,7 @@ def _parse(header: bytes) -> tuple[type[Message], dict[str, Any], list[_Place], 
         end += count * dtype.itemsize
         if entry["data_offsets"] != [start, end]:  # they fill the bytes without a gap
             raise ValueError(f"the bytes of tensor {name[:80]!r} are not where and as many as told")
-        layout.append((name, start, count, dtype, shape))
+        layout[name] = start, count, dtype, shape
     fields = [*scalars, *tensors]
     if set(fields) != set(cls.schema) or len(fields) != len(cls.schema):
         raise WireError(
@@ -260,7 +261,9 @@ def _offsets(named: tuple[str, Any]) -> list[int]:
     return offsets
 
 
-def _view(data: bytes, start: int, count: int, dtype: np.dtype, shape: list[int]) -> np.ndarray:
+def _view(data: bytes, first: int, place: _Place) -> np.ndarray:
+    start, count, dtype, shape = place
+    start += first
     if not count:  # NumPy has no empty view behind the last byte
         data, start = b"", 0
     stored = dtype.newbyteorder("<")
