@@ -27,7 +27,7 @@ from fedtl.server import AUDIT, verify
 
 PARTNERS = ("shop", "telecom")
 POLICY = """\
-protocols = ["alignment", "session", "moments", "predict"]
+protocols = ["alignment", "session", "moments", "protected_moments", "predict"]
 min_rows = 20
 fits_per_day = 100
 min_intersection = 50"""
