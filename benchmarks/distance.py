@@ -115,7 +115,7 @@ class FarParty:
 
     def __exit__(self, *exception: object) -> None:
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(120)  # its own grace is 30 seconds, and the machine may be busy
 
 
 def distance(repeats: int) -> Iterator[str]:

@@ -157,7 +157,7 @@ def calibrated(
     ImportError
         If dp-accounting is not installed.
     ValueError
-        If epsilon or delta are out of range.
+        If epsilon or delta are out of range, or so large or small that no noise can be computed.
 
     Examples
     --------
@@ -186,7 +186,13 @@ def calibrated(
         )
 
     # Renyi divergences are fast and say where to look: too much noise, by a few per cent.
-    most = noise("rdp", 0.1, None, 0.01)
+    try:
+        most = noise("rdp", 0.1, None, 0.01)
+    except (dp.mechanism_calibration.NoBracketIntervalFoundError, ValueError) as error:
+        raise ValueError(
+            f"no noise can be computed for epsilon={epsilon:g} and delta={delta:g}; take an "
+            "epsilon of some units, and a delta well below one over the number of rows"
+        ) from error
     least = most
     while epsilon_of([Gaussian(least, sampling_rate, n_steps)], delta) <= epsilon:
         most, least = least, 0.9 * least
@@ -212,6 +218,28 @@ def check_epsilon_delta(epsilon: float, delta: float) -> None:
         raise ValueError(
             f"delta must lie between 0 and 1, and well below one over the number of rows, "
             f"got {delta!r}"
+        )
+
+
+def check_delta(delta: float, n_rows: int) -> None:
+    """Refuse a delta that allows to tell a row as it is.
+
+    Parameters
+    ----------
+    delta : float
+        The parameter.
+    n_rows : int
+        Rows that are to be protected.
+
+    Raises
+    ------
+    ValueError
+        Unless delta is below one over the number of rows.
+    """
+    if delta * n_rows >= 1.0:
+        raise ValueError(
+            f"delta={delta:g} would allow to tell one of {n_rows} rows as it is; it has to be "
+            "well below one over their number"
         )
 
 

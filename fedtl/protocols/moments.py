@@ -325,6 +325,8 @@ def keep_coefficients(party: str, session: Session, coefficients: np.ndarray) ->
 
 
 def _check_coefficients(party: str, session: Session, coefficients: np.ndarray) -> None:
+    if not session.features.fitted:
+        raise PartyError(party, "coefficients were sent before the fit was prepared")
     width = 1 + session.features.encoding_.width
     if len(coefficients) != width:
         raise PartyError(

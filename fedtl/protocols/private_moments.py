@@ -31,7 +31,7 @@ from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
 from fedtl.parties import PartyService, Session
 from fedtl.privacy import DifferentialPrivacy
-from fedtl.privacy.accounting import calibrated
+from fedtl.privacy.accounting import calibrated, check_delta
 from fedtl.privacy.noise import gaussian, symmetric_gaussian
 from fedtl.protocols.moments import ClearMoments, allow_sums, keep_coefficients, pack, unpack
 from fedtl.wire import Message, Tensor, message
@@ -208,6 +208,7 @@ def answer_prepare(party: PartyService, request: Prepare) -> Prepared:
         )
     numbers = session.features.plain_numbers(party.table.block)
     try:
+        check_delta(request.delta, len(numbers))
         mechanism = calibrated(request.epsilon, request.delta)
     except (ImportError, ValueError) as error:
         raise PartyError(party.name, str(error)) from error

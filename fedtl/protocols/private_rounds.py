@@ -27,7 +27,7 @@ from fedtl.exceptions import PartyError
 from fedtl.learning.local import LocalRecipe, PrivateSteps
 from fedtl.parties import Answer, PartyService
 from fedtl.privacy import DifferentialPrivacy
-from fedtl.privacy.accounting import Gaussian, calibrated
+from fedtl.privacy.accounting import Gaussian, calibrated, check_delta
 from fedtl.protocols.rounds import model_of, party_rounds
 from fedtl.wire import Message, message
 
@@ -130,6 +130,7 @@ def answer_plan(recipe: LocalRecipe, party: PartyService, request: Plan) -> Plan
         rate = sampling_rate(model.batch_rows(n_rows), n_rows)
     n_steps = state.plan.local_epochs * math.ceil(1.0 / rate)
     try:
+        check_delta(request.delta, n_rows)
         mechanism = calibrated(request.epsilon, request.delta, rate, n_steps * request.n_rounds)
     except (ImportError, ValueError) as error:
         raise PartyError(party.name, str(error)) from error

@@ -151,14 +151,14 @@ class AuditLog:
     def _put(self, data: bytes) -> None:
         if self._file < 0:
             raise AuditError(f"the audit log {self.path} is closed")
-        size = os.fstat(self._file).st_size
+        written = 0
         try:
             written = os.write(self._file, data)
             if written != len(data):
                 raise OSError(f"{written} of {len(data)} bytes written")
             self.writable = True
         except OSError as error:
-            os.ftruncate(self._file, size)
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             self.writable = False
             raise AuditError(f"the audit log {self.path} cannot be written: {error}") from error
 
@@ -289,8 +289,11 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
 
 
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
+
+
 def _canonical(told: dict[str, Any]) -> bytes:
-    return json.dumps(told, separators=(",", ":"), ensure_ascii=True).encode()
+    return _to_json(told).encode()
 
 
 def _ended(text: bytes, digest: str) -> bytes:

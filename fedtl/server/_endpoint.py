@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -227,10 +227,10 @@ class Endpoint:
         entry["reply_bytes"] = len(body)
         if not self._written(entry):
             return self._unlogged_reply(frame)
-        return pack(replace(frame, body=body))
+        return _answering(frame, body)
 
     def _unlogged_reply(self, frame: Frame) -> bytes:
-        return pack(replace(frame, body=encode(failure(self.name, self._unlogged()))))
+        return _answering(frame, encode(failure(self.name, self._unlogged())))
 
     def _check_log(self) -> None:
         """Carry nothing out that could not be written down."""
@@ -311,6 +311,10 @@ def _budget(policy: Policy, usage: Usage) -> dict[str, Any] | None:
         "delta": policy.delta,
         "renewed": usage.renewed(policy),
     }
+
+
+def _answering(frame: Frame, body: bytes) -> bytes:
+    return pack(Frame(frame.group, frame.conversation, frame.number, body, frame.compressed))
 
 
 def _facts(request: Message) -> dict[str, Any]:

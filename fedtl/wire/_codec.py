@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -29,9 +31,15 @@ _CODES = {
     "float32": "F32",
     "float64": "F64",
 }
-_to_json = json.JSONEncoder(allow_nan=False).encode
+_JSON: dict[Any, Callable[[Any], str]] = {
+    str: json.encoder.encode_basestring_ascii,
+    int: int.__repr__,
+    float: float.__repr__,
+    bool: lambda value: "true" if value else "false",
+}
 _DTYPES = {code: np.dtype(name) for name, code in _CODES.items()}
 _MAX_AXES = 32
+_Place = tuple[int, int, np.dtype, list[int]]  # where a tensor starts, its count, type and shape
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,8 @@ def encode(sent: Message) -> bytes:
     """
     check(sent)
     header = _header(sent)
-    parts = [len(header).to_bytes(8, "little"), header]
-    parts += [_little_endian(value).tobytes() for _, value in _tensors(sent)]
+    parts: list[Any] = [len(header).to_bytes(8, "little"), header]
+    parts += [_little_endian(value) for _, value in _tensors(sent)]
     return b"".join(parts)
 
 
@@ -145,18 +153,15 @@ def decode(data: bytes, limits: Limits | None = None) -> Message:
         If the bytes are no message, break a limit, or break the declared schema.
     """
     size = _header_bytes(data, limits or Limits())
+    parse = _parse_known if size <= _KNOWN_BYTES else _parse
     try:
-        told, tensors = _read_header(data[8 : 8 + size])
-        cls = lookup(told["kind"])
-        values = told["scalars"]
-        values.update(_views(data, 8 + size, tensors))
+        cls, scalars, layout, n_bytes = parse(data[8 : 8 + size])
+        if 8 + size + n_bytes != len(data):
+            raise ValueError("truncated, or bytes that belong to no tensor")
+        tensors = {name: _view(data, 8 + size, place) for name, place in layout.items()}
     except (ValueError, RecursionError) as error:
         raise error if isinstance(error, WireError) else WireError(f"no message: {error}") from None
-    if set(values) != set(cls.schema):
-        raise WireError(
-            f"{cls.kind}: expected the fields {sorted(cls.schema)}, got {sorted(values)[:32]}"
-        )
-    received = cls(**values)
+    received = cls(**scalars, **tensors)
     check(received)
     return received
 
@@ -166,14 +171,16 @@ def _tensors(sent: Message) -> list[tuple[str, np.ndarray]]:
 
 
 def _header(sent: Message) -> bytes:
-    scalars = {
-        name: getattr(sent, name) for name, t in sent.schema.items() if not isinstance(t, Tensor)
-    }
-    text = _to_json({"kind": sent.kind, "scalars": scalars})
-    parts = [f'"__metadata__":{{"fedtl":{_to_json(text)}}}']
-    offset = 0
     # Names of fields need no escaping, so that this is JSON: written here, as it is written for
     # every message that crosses in a simulation too, and small messages would wait for it.
+    scalars = ", ".join(
+        f'"{name}": {_JSON[t](getattr(sent, name))}'
+        for name, t in sent.schema.items()
+        if not isinstance(t, Tensor)
+    )
+    text = f'{{"kind": "{sent.kind}", "scalars": {{{scalars}}}}}'
+    parts = [f'"__metadata__":{{"fedtl":{_JSON[str](text)}}}']
+    offset = 0
     for name, value in _tensors(sent):
         end, shape = offset + value.nbytes, ",".join(map(str, value.shape))
         code = _CODES[sent.schema[name].dtype]  # type: ignore[union-attr]
@@ -213,23 +220,31 @@ def _read_header(header: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return told, tensors
 
 
-def _views(data: bytes, start: int, tensors: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return the tensors, which must fill the bytes from `start` on without a gap."""
-    views, end = {}, 0
-    for name, told in sorted(tensors.items(), key=_offsets):
-        dtype, shape = _DTYPES.get(told["dtype"]), told["shape"]
+def _parse(header: bytes) -> tuple[type[Message], dict[str, Any], dict[str, _Place], int]:
+    """Return what a header tells, for nobody to change: class, scalars, tensors, their bytes."""
+    told, tensors = _read_header(header)
+    cls, scalars = lookup(told["kind"]), told["scalars"]
+    layout, end = {}, 0
+    for name, entry in sorted(tensors.items(), key=_offsets):
+        dtype, shape = _DTYPES.get(entry["dtype"]), entry["shape"]
         if dtype is None:
-            raise WireError(f"element type {str(told['dtype'])[:20]} is not accepted")
-        count = math.prod(shape)
-        if told["data_offsets"] != [end, end + count * dtype.itemsize]:
-            raise ValueError(f"the bytes of tensor {name[:80]!r} are not where and as many as told")
+            raise WireError(f"element type {str(entry['dtype'])[:20]} is not accepted")
+        start, count = end, math.prod(shape)
         end += count * dtype.itemsize
-        if start + end > len(data):
-            raise ValueError("truncated")
-        views[name] = _view(data, start + end - count * dtype.itemsize, dtype, shape)
-    if start + end != len(data):
-        raise ValueError("bytes that belong to no tensor")
-    return views
+        if entry["data_offsets"] != [start, end]:  # they fill the bytes without a gap
+            raise ValueError(f"the bytes of tensor {name[:80]!r} are not where and as many as told")
+        layout[name] = start, count, dtype, shape
+    fields = [*scalars, *tensors]
+    if set(fields) != set(cls.schema) or len(fields) != len(cls.schema):
+        raise WireError(
+            f"{cls.kind}: expected the fields {sorted(cls.schema)}, got {sorted(fields)[:32]}"
+        )
+    return cls, scalars, layout, end
+
+
+# In a training all messages of a kind have one header; this many bytes of one are kept.
+_KNOWN_BYTES = 1024
+_parse_known = lru_cache(maxsize=64)(_parse)
 
 
 def _offsets(named: tuple[str, Any]) -> list[int]:
@@ -246,8 +261,9 @@ def _offsets(named: tuple[str, Any]) -> list[int]:
     return offsets
 
 
-def _view(data: bytes, start: int, dtype: np.dtype, shape: list[int]) -> np.ndarray:
-    count = math.prod(shape)
+def _view(data: bytes, first: int, place: _Place) -> np.ndarray:
+    start, count, dtype, shape = place
+    start += first
     if not count:  # NumPy has no empty view behind the last byte
         data, start = b"", 0
     stored = dtype.newbyteorder("<")

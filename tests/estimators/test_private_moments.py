@@ -143,6 +143,16 @@ def test_sums_are_told_once_over_enough_rows_each_named_once():
         once()
 
 
+def test_a_party_refuses_what_it_cannot_make_private():
+    # Found by benchmarks/fuzz.py: these were errors of the service's own.
+    channel = service(np.random.default_rng(0).standard_normal((100, 3)))
+    with pytest.raises(PartyError, match="before the fit was prepared"):
+        PrivateMoments(DifferentialPrivacy(2.0)).keep(channel, "s", np.ones((4, 1)))
+    for epsilon, delta, problem in ((1e5, 1e-5, "no noise can be"), (1.0, 0.01, "one of 100")):
+        with pytest.raises(PartyError, match=problem):
+            PrivateMoments(DifferentialPrivacy(epsilon, delta)).prepare(channel, "s", 0)
+
+
 def test_rows_and_targets_beyond_their_bound_are_clipped():
     clipped = private_moments._within(np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]), 1.0)
     np.testing.assert_allclose(clipped, [[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]])

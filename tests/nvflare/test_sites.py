@@ -3,6 +3,8 @@
 import gc
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -241,6 +243,21 @@ def test_a_site_that_is_not_among_the_callers_is_not_answered(sites, data):
     last = lines(sites, "shop")[-1]
     assert (last["caller"], last["outcome"]) == ("telecom", "refused")
     assert sites.close_session(job) == "FINISHED:ABORTED"
+
+
+def test_the_example_ends_with_a_better_score():
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.remote.nvflare.run"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone, federated = done.stdout.split("alone ")[1].split("\n")[0].split(", federated ")
+    assert float(federated) > float(alone) + 0.03
+    assert done.stdout.count("problems: []") == 2
 
 
 def test_a_site_without_data_deals_the_randomness_of_secret_shares(sites, data):

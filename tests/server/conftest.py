@@ -150,7 +150,7 @@ class Process:
                 stdout=file,
                 stderr=file,
             )
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while "answers on" not in log.read_text():
             assert self.process.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()

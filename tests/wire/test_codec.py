@@ -188,3 +188,15 @@ def test_a_message_that_is_sent_again_is_as_large_as_before_and_its_copy_is_chec
     assert checked_size(sent) == checked_size(sent) == len(encode(sent))
     with pytest.raises(WireError, match="NaN"):
         checked_size(dataclasses.replace(sent, x=np.full((3, 1), np.nan)))
+
+
+def test_a_header_that_came_before_is_held_against_the_bytes_that_come_now():
+    # Headers are parsed once: a wrong length, or another message's values, would pass unseen.
+    one, other = (OneKind(x=np.full((2, 3), value)) for value in (1.0, 2.0))
+    for sent in (one, other, one):
+        assert_same(decode(encode(sent)), sent)
+    for wrong in (encode(one)[:-8], encode(one) + bytes(8)):
+        with pytest.raises(WireError, match="truncated, or bytes"):
+            decode(wrong)
+    with pytest.raises(WireError, match="NaN"):
+        decode(encode(one)[:-8] + np.array([np.nan]).tobytes())
