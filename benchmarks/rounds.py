@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import torch
@@ -13,9 +15,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from benchmarks.peers import PEERS, seconds_of_rounds
-from benchmarks.speed import ratio, seconds
+from benchmarks.speed import ratio
 from fedtl import FederatedFineTuner
+from fedtl.learning.local._module import ModuleModel
 from fedtl.protocols.rounds import round_seed
+from fedtl.solvers.rounds import Coordinator
 
 _ROUNDS, _LR, _BATCH, _SEED = 20, 0.1, 32, 5
 
@@ -72,8 +76,8 @@ def rounds(repeats: int) -> Iterator[str]:
     difference = float(np.abs(fitted.model_.shared - plain).max())
     yield ratio("rounds: largest difference to the plain loop's parameters", [difference], 0.0)
     ratios = [
-        seconds(lambda: _tuner(net).fit(X, y, party))
-        / seconds(lambda: _plain_loop(net, X, y, party))
+        _cpu_seconds(lambda: _tuner(net).fit(X, y, party))
+        / _cpu_seconds(lambda: _plain_loop(net, X, y, party))
         for _ in range(max(repeats, 3))
     ]
     yield ratio("rounds / plain torch loop, 10 parties, 20 rounds of digits", ratios, 1.2)
@@ -89,19 +93,17 @@ def peers(repeats: int, install: bool = False) -> Iterator[str]:
     initial = nn.utils.parameters_to_vector(net.parameters()).detach().numpy()
     job = {"X": X, "y": y, "party": party, "initial": initial}
     job |= {"lr": _LR, "batch_size": _BATCH, "n_rounds": _ROUNDS}
-    repeats = max(repeats // 2, 3)
     bounds = dict(zip(PEERS.values(), (0.1, 1.0), strict=True))
     _tuner(net).fit(X, y, party)
-    for peer, theirs in seconds_of_rounds(job, repeats):
-        if isinstance(theirs, str):
-            yield f"rounds: {peer} could not be installed or run: {theirs}"
+    runs = seconds_of_rounds(job, lambda: _tuner(net).fit(X, y, party), max(repeats // 2, 3))
+    for peer, pairs in runs.items():
+        if isinstance(pairs, str):
+            yield f"rounds: {peer} could not be installed or run: {pairs}"
             continue
-        own = [seconds(lambda: _tuner(net).fit(X, y, party)) for _ in theirs]
-        ratios = [ours / rounds for ours, rounds in zip(own, theirs, strict=True)]
+        own, theirs = np.median(pairs, axis=0)
         yield ratio(
-            f"rounds: whole fit in {np.median(own):.2f} s / rounds of {peer} in "
-            f"{np.median(theirs):.2f} s",
-            ratios,
+            f"rounds: whole fit in {own:.2f} s / rounds of {peer} in {theirs:.2f} s",
+            [ours / rounds for ours, rounds in pairs],
             bounds[peer],
         )
 
@@ -117,8 +119,8 @@ def many_parties(repeats: int) -> Iterator[str]:
         shares = []
         for _ in range(repeats):
             tuner = _tuner(net, n_rounds=5, cohort=50, local_epochs=epochs)
-            trained = _seconds_of_training(partial(tuner.fit, X, y, party))
-            shares.append(sum(r["seconds"] for r in tuner.history_) / trained - 1.0)
+            in_rounds, trained = _cpu_seconds_of_rounds(partial(tuner.fit, X, y, party))
+            shares.append(in_rounds / trained - 1.0)
         what = f"{epochs} epochs of 100 rows at 50 of 500 parties"
         yield ratio(f"rounds: dispatch / local training, {what}", shares, 0.1)
     peaks = []
@@ -132,25 +134,31 @@ def many_parties(repeats: int) -> Iterator[str]:
     )
 
 
-def _seconds_of_training(fit: Callable[[], object]) -> float:
-    """Run a fit and return the seconds that parties spent on their own training."""
-    from fedtl.learning.local import _module
+def _cpu_seconds(run: Callable[[], object]) -> float:
+    """Return processor time of one call: on a busy machine, both sides' clocks stop alike."""
+    begun = time.process_time()
+    run()
+    return time.process_time() - begun
 
-    total = 0.0
-    train = _module.ModuleModel.train
 
-    def timed(*args: object, **kwargs: object) -> object:
-        nonlocal total
-        result: list[object] = []
-        total += seconds(lambda: result.append(train(*args, **kwargs)))
-        return result[0]
+def _cpu_seconds_of_rounds(fit: Callable[[], object]) -> tuple[float, float]:
+    """Run a fit; return processor time of its rounds, and of the parties' training among it."""
+    spent = {"run": 0.0, "train": 0.0}
 
-    _module.ModuleModel.train = timed
-    try:
+    def timed(call: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*args: object, **kwargs: object) -> object:
+            result: list[object] = []
+            spent[call.__name__] += _cpu_seconds(lambda: result.append(call(*args, **kwargs)))
+            return result[0]
+
+        return wrapped
+
+    with (
+        mock.patch.object(Coordinator, "run", timed(Coordinator.run)),
+        mock.patch.object(ModuleModel, "train", timed(ModuleModel.train)),
+    ):
         fit()
-    finally:
-        _module.ModuleModel.train = train
-    return total
+    return spent["run"], spent["train"]
 
 
 BENCHMARKS: dict[str, Callable[[int], Iterator[str]]] = {

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +18,59 @@ PEERS = {"flower": "flwr[simulation]==1.42.0", "pfl": "pfl==0.6.0"}
 """What is installed for ``<name>_rounds.py``; torch is not, it is the one that runs here."""
 
 
-def seconds_of_rounds(job: dict[str, Any], repeats: int) -> Iterator[tuple[str, list[float] | str]]:
-    """Run a job by every peer.
+def seconds_of_rounds(
+    job: dict[str, Any], own: Callable[[], object], repeats: int
+) -> dict[str, list[tuple[float, float]] | str]:
+    """Run a job by every peer, and what is compared with it right before each run.
 
     Parameters
     ----------
     job : dict
         Arrays ``X``, ``y``, ``party`` and ``initial``, numbers ``lr``, ``batch_size`` and
         ``n_rounds``.
+    own : callable
+        What is compared.
     repeats : int
         How often.
 
-    Yields
-    ------
-    requirement : str
-        What was installed.
-    seconds : list of float or str
-        Seconds of the rounds in each run, without starting processes; or why there are none.
+    Returns
+    -------
+    dict of str to (list of (float, float), or str)
+        For each peer that was installed, in each repetition the seconds of `own` and those of the
+        peer's rounds without starting processes; or why there are none.
     """
+    results: dict[str, list[tuple[float, float]] | str] = {}
     with tempfile.TemporaryDirectory(prefix="fedtl-peers-") as folder:
         data = Path(folder) / "job.npz"
         np.savez(data, **job)
+        commands: dict[str, list[Any]] = {}
         for name, requirement in PEERS.items():
             script = Path(__file__).with_name(f"{name}_rounds.py")
             try:
-                python = _environment(Path(folder) / name, requirement)
-                runs = [_run([python, script, data]) for _ in range(repeats)]
+                commands[requirement] = [_environment(Path(folder) / name, requirement), script]
             except subprocess.CalledProcessError as error:
-                yield requirement, error.stderr.strip().splitlines()[-1]
-                continue
-            seconds, scores = zip(*(json.loads(run.splitlines()[-1]) for run in runs), strict=True)
-            if min(scores) < 0.8:
-                raise RuntimeError(f"{requirement} did not learn: {scores}")
-            yield requirement, list(seconds)
+                results[requirement] = _last_line(error)
+        for _ in range(repeats):
+            for requirement, command in commands.items():
+                earlier = results.setdefault(requirement, [])
+                if isinstance(earlier, str):
+                    continue
+                begun = time.perf_counter()
+                own()
+                ours = time.perf_counter() - begun
+                try:
+                    theirs, score = json.loads(_run([*command, data]).splitlines()[-1])
+                except subprocess.CalledProcessError as error:
+                    results[requirement] = _last_line(error)
+                    continue
+                if score < 0.8:
+                    raise RuntimeError(f"{requirement} did not learn: accuracy {score}")
+                earlier.append((ours, theirs))
+    return results
+
+
+def _last_line(error: subprocess.CalledProcessError) -> str:
+    return str(error.stderr).strip().rpartition("\n")[2]
 
 
 def _environment(folder: Path, requirement: str) -> Path:

@@ -10,6 +10,7 @@ element types that no message has.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -31,11 +32,13 @@ _CODES = {
     "float32": "F32",
     "float64": "F64",
 }
-_JSON: dict[Any, Callable[[Any], str]] = {
-    str: json.encoder.encode_basestring_ascii,
-    int: int.__repr__,
-    float: float.__repr__,
+_to_json = json.JSONEncoder(allow_nan=False).encode
+# As the library writes them; it takes longer for a few numbers than all else that a header needs.
+_SCALARS: dict[type, Callable[[Any], str]] = {
     bool: lambda value: "true" if value else "false",
+    int: repr,
+    float: repr,
+    str: _to_json,
 }
 _DTYPES = {code: np.dtype(name) for name, code in _CODES.items()}
 _MAX_AXES = 32
@@ -93,15 +96,16 @@ def encode(sent: Message) -> bytes:
         If the message breaks its schema.
     """
     check(sent)
-    header = _header(sent)
+    header, _ = _header(sent)
     parts: list[Any] = [len(header).to_bytes(8, "little"), header]
-    parts += [_little_endian(value) for _, value in _tensors(sent)]
+    parts += [_little_endian(value) for value in _tensors(sent)]
     return b"".join(parts)
 
 
 def encoded_size(sent: Message) -> int:
     """Return ``len(encode(sent))``, in bytes, without copying a tensor."""
-    return 8 + len(_header(sent)) + sum(value.nbytes for _, value in _tensors(sent))
+    header, n_bytes = _header(sent)
+    return 8 + len(header) + n_bytes
 
 
 def checked_size(sent: Message) -> int:
@@ -166,30 +170,40 @@ def decode(data: bytes, limits: Limits | None = None) -> Message:
     return received
 
 
-def _tensors(sent: Message) -> list[tuple[str, np.ndarray]]:
-    return [(name, getattr(sent, name)) for name, t in sent.schema.items() if isinstance(t, Tensor)]
+def _tensors(sent: Message) -> list[np.ndarray]:
+    return [getattr(sent, name) for name, t in sent.schema.items() if isinstance(t, Tensor)]
 
 
-def _header(sent: Message) -> bytes:
-    # Names of fields need no escaping, so that this is JSON: written here, as it is written for
-    # every message that crosses in a simulation too, and small messages would wait for it.
+def _header(sent: Message) -> tuple[bytes, int]:
+    """Return the header, and the bytes of the tensors that follow it."""
     scalars = ", ".join(
-        f'"{name}": {_JSON[t](getattr(sent, name))}'
+        f'"{name}": {_SCALARS[t](getattr(sent, name))}'
         for name, t in sent.schema.items()
         if not isinstance(t, Tensor)
     )
-    text = f'{{"kind": "{sent.kind}", "scalars": {{{scalars}}}}}'
-    parts = [f'"__metadata__":{{"fedtl":{_JSON[str](text)}}}']
-    offset = 0
-    for name, value in _tensors(sent):
-        end, shape = offset + value.nbytes, ",".join(map(str, value.shape))
-        code = _CODES[sent.schema[name].dtype]  # type: ignore[union-attr]
+    text = f'{{"kind": {_to_json(sent.kind)}, "scalars": {{{scalars}}}}}'
+    shapes = tuple(value.shape for value in _tensors(sent))
+    declared, n_bytes = _declarations(type(sent), shapes)  # type: ignore[arg-type]
+    encoded = f'{{"__metadata__":{{"fedtl":{_to_json(text)}}}{declared}}}'.encode()
+    return encoded.ljust(math.ceil(len(encoded) / 8) * 8), n_bytes
+
+
+# Many messages differ in nothing but numbers, and in a simulation headers are only counted.
+@functools.lru_cache(maxsize=1024)
+def _declarations(cls: type[Message], shapes: tuple[tuple[int, ...], ...]) -> tuple[str, int]:
+    """Return what a header says of tensors of these shapes, and their bytes."""
+    parts, offset = [], 0
+    declared = [(name, t.dtype) for name, t in cls.schema.items() if isinstance(t, Tensor)]
+    # Names of fields need no escaping, so that this is JSON.
+    for (name, dtype), shape in zip(declared, shapes, strict=True):
+        end = offset + math.prod(shape) * np.dtype(dtype).itemsize
+        lengths = ",".join(map(str, shape))
         parts.append(
-            f'"{name}":{{"dtype":"{code}","shape":[{shape}],"data_offsets":[{offset},{end}]}}'
+            f',"{name}":{{"dtype":"{_CODES[dtype]}","shape":[{lengths}],'
+            f'"data_offsets":[{offset},{end}]}}'
         )
         offset = end
-    encoded = f"{{{','.join(parts)}}}".encode()
-    return encoded.ljust(math.ceil(len(encoded) / 8) * 8)
+    return "".join(parts), offset
 
 
 def _header_bytes(data: bytes, limits: Limits) -> int:

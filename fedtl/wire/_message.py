@@ -143,7 +143,9 @@ def check(sent: Message) -> None:
     for name, declared in sent.schema.items():
         value = getattr(sent, name)
         if isinstance(declared, Tensor):
-            _check_tensor(f"{sent.kind}: field {name!r}", declared, value, lengths)
+            wrong = _wrong(declared, value, lengths)
+            if wrong:  # said only now, as nearly all messages are right, and there are many
+                raise WireError(f"{sent.kind}: field {name!r}{wrong}")
         elif type(value) is not declared:
             raise WireError(
                 f"{sent.kind}: field {name!r} must be {declared.__name__}, "
@@ -155,19 +157,19 @@ def check(sent: Message) -> None:
             raise WireError(f"{sent.kind}: field {name!r} is not finite")
 
 
-def _check_tensor(where: str, declared: Tensor, value: Any, lengths: dict[str, int]) -> None:
+def _wrong(declared: Tensor, value: Any, lengths: dict[str, int]) -> str:
+    """Return what is wrong with a tensor, or an empty text."""
     if not isinstance(value, np.ndarray) or value.dtype != _dtype(declared.dtype):
         came = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise WireError(f"{where} must be a {declared.dtype} array, got {came}")
+        return f" must be a {declared.dtype} array, got {came}"
     if value.ndim != len(declared.shape):
-        raise WireError(f"{where} must have {len(declared.shape)} axes, got {value.ndim}")
+        return f" must have {len(declared.shape)} axes, got {value.ndim}"
     for axis, length in zip(declared.shape, value.shape, strict=True):
         expected = axis if isinstance(axis, int) else lengths.setdefault(axis, length)
         if length != expected:
-            raise WireError(f"{where}: axis {axis!r} must have length {expected}, got {length}")
+            return f": axis {axis!r} must have length {expected}, got {length}"
     checked = declared.finite and value.size and value.dtype.kind == "f"
-    if checked and not np.isfinite(value).all():
-        raise WireError(f"{where} has NaN or infinity")
+    return " has NaN or infinity" if checked and not np.isfinite(value).all() else ""
 
 
 def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:

@@ -86,13 +86,10 @@ class ModuleModel(LocalModel):
         with seeded(seed), self._network.pulled(pull):
             for _ in range(epochs):
                 order = torch.randperm(len(rows), generator=generator)
-                for start in range(0, last, size):
-                    batch = order[start : start + size]
-                    loss = self._loss(self._output(rows[batch]), targets[batch])
+                for batch in torch.split(order[:last], size):
                     optimizer.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    losses.append(self._backward(rows[batch], targets[batch]))
                     optimizer.step()
-                    losses.append(loss.detach())
         return len(losses), float(torch.stack(losses).mean())
 
     def train_privately(
@@ -165,21 +162,29 @@ class ModuleModel(LocalModel):
         """Return a copy of the module."""
         return copy_module(self.module).eval()
 
+    def _backward(self, rows: Tensor, targets: Tensor) -> Tensor:
+        """Add to the gradients and return the loss, which lets go of all that was between."""
+        loss = self._loss(self._output(rows), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
     def _output(self, rows: Tensor, module: nn.Module | None = None) -> Tensor:
         output = (module or self.module)(rows)
-        output = getattr(output, "logits", output)
-        if not isinstance(output, Tensor) or len(output) != len(rows):
+        if not isinstance(output, Tensor):
+            output = getattr(output, "logits", output)
+        shape: tuple[int, ...] = output.shape if isinstance(output, Tensor) else ()
+        if shape[:1] != rows.shape[:1]:
             raise ValueError(
                 f"the module must map {len(rows)} rows to a tensor of as many rows, got "
-                f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}"
+                f"{tuple(shape) if isinstance(output, Tensor) else type(output).__name__}"
             )
         n_classes = self.n_classes
-        if n_classes and (output.ndim < 2 or output.shape[1] < n_classes):
+        if n_classes and (len(shape) < 2 or shape[1] < n_classes):
             raise ValueError(
-                f"y has {n_classes} classes and the module puts out {tuple(output.shape[1:])}; "
+                f"y has {n_classes} classes and the module puts out {tuple(shape[1:])}; "
                 "its last layer must be as wide as there are classes"
             )
-        if n_classes and output.shape[1] > n_classes:
+        if n_classes and shape[1] > n_classes:
             return output[:, :n_classes]  # a head wider than y has classes: the rest is not used
         return output
 

@@ -62,6 +62,9 @@ class Network:
         self._norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
         self._embeds = any(isinstance(m, nn.Embedding) for m in module.modules())
         self.flat = _one_vector(self._shared)
+        # The same memory, where NumPy has it: for small networks torch takes longer to be asked.
+        plain = self.flat.device.type == "cpu" and self.flat.dtype == torch.float32
+        self._values = self.flat.numpy() if plain else None
         self.shared = _layout(self._shared)
         self.personal, self.buffers = _layout(self._personal), _layout(self._buffers)
 
@@ -76,16 +79,16 @@ class Network:
 
     def read(self) -> Weights:
         """Return copies of everything that training changes."""
-        return Weights(
-            self.flat.detach().cpu().numpy().astype(np.float32),  # a copy
-            _read(self._personal),
-            _read(self._buffers),
-        )
+        shared = self.flat.float().cpu().numpy() if self._values is None else self._values
+        return Weights(shared.copy(), _read(self._personal), _read(self._buffers))
 
     def load(self, weights: Weights) -> None:
         """Put other values in place."""
-        with torch.no_grad():
+        if self._values is None:
             self.flat.copy_(as_tensor(weights.shared))
+        else:
+            self._values[...] = weights.shared
+        with torch.no_grad():
             _load(self._personal, self.personal, weights.personal)
             _load(self._buffers, self.buffers, weights.buffers)
             for tensor, value in self._kept:
