@@ -191,6 +191,15 @@ def test_few_shared_labels_are_refused_with_the_bound(rows):
     fit(made, unlabeled=-1)
 
 
+@pytest.mark.parametrize(("n_targets", "share"), [(60, 1.0), (60 // 2 - 2, 0.5)])
+def test_sums_give_features_away_where_targets_are_as_many_as_rows(n_targets, share):
+    """The known leak, by least squares; at the bound half of each feature stays open."""
+    features, targets = RNG.normal(size=(60, 30)), RNG.normal(size=(60, n_targets))
+    solved, *_ = np.linalg.lstsq(targets.T, targets.T @ features)
+    explained = 1.0 - ((features - solved) ** 2).sum() / (features**2).sum()
+    assert explained == pytest.approx(share, abs=0.08)
+
+
 def test_fewer_labels_and_latents_than_half_the_rows_meet_rotated_features(rows, monkeypatch):
     """The bound of the docstring, on what crosses."""
     asked, ask = [], ClearMoments.ask_moments
