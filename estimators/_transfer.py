@@ -97,8 +97,9 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
     vertical federations goes back to Y. Liu, Y. Kang, C. Xing, T. Chen, Q. Yang, "A secure
     federated transfer learning framework", IEEE Intelligent Systems, 2020. ``solver="liu"``
     minimises that paper's loss over the other party's encoder, the top layer of which is linear;
-    `n_components` is the number of latents at most. Shared labelled rows must be more than twice
-    as many as latents and labels, and more than six; with fewer, a PartyError names the bound.
+    `n_components` is the number of latents at most; few shared rows allow fewer, so that sums
+    over them do not give them away, and below 8 labelled ones for two classes, or
+    ``2 * (n_classes + 3)`` for more, it is refused.
 
     Examples
     --------
