@@ -97,12 +97,25 @@ def own_best(data, split, columns, rows, models=(linear, trees)) -> float:
     return max(found)
 
 
+def baselines(data, split) -> Scores:
+    """Each of two parties alone, the second given the labels of shared rows, and pooled rows."""
+    labeled = np.asarray(split.y_train) != -1
+    known = {n: split.X_train[c].notna().any(axis=1) for n, c in data.parties.items()}
+    (a, columns_a), (b, columns_b) = data.parties.items()
+    models = (linear,) if len(np.unique(data.target)) > 2 else (linear, trees)
+    shared = labeled & known[a] & known[b]
+    return {
+        f"{a} alone": own_best(data, split, columns_a, labeled & known[a], models),
+        f"{b} alone": own_best(data, split, columns_b, shared, models),
+        "pooled": own_best(data, split, [*columns_a, *columns_b], shared, models),
+    }
+
+
 def two_parties(fetch: Callable, n_shared, n_per_party=4000, n_labeled=None, reverse=False):
     """A task of two parties, with the baselines of each alone and of pooled rows."""
     data = fetch()
     if reverse:
         data.parties = dict(reversed(data.parties.items()))
-    slow = len(np.unique(data.target)) > 2
 
     def run(seed: int) -> Scores:
         split = split_parties(
@@ -115,20 +128,50 @@ def two_parties(fetch: Callable, n_shared, n_per_party=4000, n_labeled=None, rev
             random_state=seed,
         )
         _, scores = fit_and_score(data, split, random_state=seed)
-        labeled = np.asarray(split.y_train) != -1
-        known = {n: split.X_train[c].notna().any(axis=1) for n, c in data.parties.items()}
-        (a, columns_a), (b, columns_b) = data.parties.items()
-        models = (linear,) if slow else (linear, trees)
-        shared = labeled & known[a] & known[b]
-        scores[f"{a} alone"] = own_best(data, split, columns_a, labeled & known[a], models)
-        scores[f"{b} alone"] = own_best(data, split, columns_b, shared, models)
-        scores["pooled"] = own_best(data, split, [*columns_a, *columns_b], shared, models)
+        scores |= baselines(data, split)
+        a, b = data.parties
         gain = scores["joint"] - scores[f"only {a}"]
         return {
             **scores,
             "joint - anchor": gain,
             "joint - best single": scores["joint"] - max(scores[f"only {a}"], scores[f"only {b}"]),
         }
+
+    return run
+
+
+def against_liu(fetch: Callable, n_shared: int, n_per_party: int):
+    """Liu et al.'s transfer beside the solver "moments", and how far its protected forms differ."""
+    data = fetch()
+    a, b = data.parties
+
+    def run(seed: int) -> Scores:
+        split = split_parties(
+            data.data,
+            data.target,
+            data.parties,
+            n_shared=n_shared,
+            n_per_party=n_per_party,
+            random_state=seed,
+        )
+        result, clear = {}, {}
+        views = {"joint": (), f"only {b}": (a,)}
+        seen = {view: hide_party(split.X_test, data.parties, *h) for view, h in views.items()}
+        for privacy in ("none", "sharing", "paillier"):
+            model, scores = fit_and_score(
+                data, split, solver="liu", privacy=privacy, random_state=seed
+            )
+            found = {view: model.predict_proba(rows) for view, rows in seen.items()}
+            result[f"kilobytes, {privacy}"] = 1e3 * scores["megabytes"]
+            if privacy == "none":
+                clear = found
+                result |= {f"liu, {view}": scores[view] for view in views}
+                continue
+            apart = max(float(np.abs(found[view] - clear[view]).max()) for view in views)
+            result[f"{privacy} - none"] = apart
+        _, scores = fit_and_score(data, split, solver="moments", random_state=seed)
+        result |= {f"moments, {view}": scores[view] for view in views}
+        return result | baselines(data, split)
 
     return run
 
@@ -163,6 +206,11 @@ TASKS: dict[str, Callable] = {
     "wikipedia all": lambda: two_parties(fetch_wikipedia, "all", 2000),
     "wikipedia all reversed": lambda: two_parties(fetch_wikipedia, "all", 2000, reverse=True),
     "six views": lambda: six_views,
+    **{
+        f"liu {name} {n}": (lambda fetch=fetch, n=n, m=m: against_liu(fetch, n, m))
+        for name, fetch, m in (("credit", fetch_credit_default, 4000), ("mfeat", fetch_mfeat, 600))
+        for n in (50, 100)
+    },
 }
 
 

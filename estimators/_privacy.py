@@ -65,7 +65,7 @@ def solver_under(protection: Protection, solver: str) -> str:
     ----------
     protection : Paillier, SecretSharing, DifferentialPrivacy or None
         What protects the exchange.
-    solver : {"auto", "moments", "latent"}
+    solver : {"auto", "moments", "latent", "liu"}
         The parameter.
 
     Returns
@@ -110,6 +110,11 @@ def check_protected(
             "simulated, SecretSharing(dealer={'notary': 'host:port'}) where they are remote, "
             "solver='moments', or privacy='none' if both sides may see what joint training tells "
             "(remote parties are protected by default)"
+        )
+    if solver == "liu" and unit == "row":
+        raise ValueError(
+            f"{protection!r} adds noise to the sums of solver='moments' only; protect solver='liu' "
+            "by privacy='paillier' or 'sharing'"
         )
     if resume:
         raise ValueError(

@@ -27,10 +27,12 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         Which columns of X belong to whom, in the grammar of
         :class:`~sklearn.compose.ColumnTransformer`. None is one party with all columns; columns
         of no party are left out.
-    solver : {"auto", "moments", "latent"}, default="auto"
+    solver : {"auto", "moments", "latent", "liu"}, default="auto"
         "moments" exchanges sums of products once and solves in closed form; "latent" trains
         networks together, mini-batch by mini-batch; "auto" does both, has every party fit trees
-        of its own as well, and averages all of them by held-out error.
+        of its own as well, and averages all of them by held-out error. "liu" is the method of
+        the paper below, for comparison, from the active party to one other: it serves rows that
+        the other party alone knows, protected as "moments" is.
     federation : Simulation, Federation or None, default=None
         How the parties are reached. None simulates them in this process. With a
         :class:`~fedtl.federation.Federation`, X holds the active party's columns only, and
@@ -93,7 +95,11 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
     -----
     Rows that only the active party knows are served by its anchor, unchanged. Transfer in
     vertical federations goes back to Y. Liu, Y. Kang, C. Xing, T. Chen, Q. Yang, "A secure
-    federated transfer learning framework", IEEE Intelligent Systems, 2020.
+    federated transfer learning framework", IEEE Intelligent Systems, 2020. ``solver="liu"``
+    minimises that paper's loss over the other party's encoder, the top layer of which is linear;
+    `n_components` is the number of latents at most; few shared rows allow fewer, so that sums
+    over them do not give them away, and below 8 labelled ones for two classes, or
+    ``2 * (n_classes + 3)`` for more, it is refused.
 
     Examples
     --------
@@ -279,6 +285,10 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
     ) -> np.ndarray:
         if getattr(self.privacy, "unit", None) == "label":
             raise ValueError("unit='label' is randomised response, which takes classes")
+        if self.solver == "liu":
+            raise ValueError(
+                "solver='liu' transfers classes; for real targets use 'auto', 'moments' or 'latent'"
+            )
         self._check_present(y[labeled])
         values = np.zeros(len(y))
         values[labeled] = np.asarray(y[labeled], dtype=np.float64)

@@ -38,6 +38,7 @@ from fedtl.learning.targets import is_missing, is_unlabeled
 from fedtl.learning.threads import one_thread
 from fedtl.privacy import DifferentialPrivacy, Paillier, SecretSharing
 from fedtl.solvers.coalition import Coalition
+from fedtl.solvers.liu import n_features_for
 from fedtl.solvers.problem import ACTIVE, Problem
 from fedtl.solvers.shared_latent import SharedLatentModel
 from fedtl.solvers.transfer import (
@@ -74,7 +75,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **FederatedEstimator._parameter_constraints,
-        "solver": [StrOptions({"auto", "moments", "latent"})],
+        "solver": [StrOptions({"auto", "moments", "latent", "liu"})],
         "privacy": [StrOptions(set(NAMES)), Paillier, SecretSharing, DifferentialPrivacy],
         "n_folds": [Interval(Integral, 2, 50, closed="both")],
         "unlabeled": "no_validation",
@@ -227,13 +228,22 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         table, channels = _channels(parties, services, data.X, ledger, self.key)
         coalition = Coalition.begin(name, table, channels, active.name, active.encoder)
         names = [active.name, *services.names]
+        settings = self._settings(labeled)
+        if settings.solver == "liu" and len(names) != 2:
+            raise ValueError(
+                "solver='liu' transfers from the active party to one other: it takes exactly 2 "
+                f"parties, got {len(names)}: {', '.join(names)}. Use solver='auto'"
+            )
         coalition.moments = open_exchange(self._protection(), names, services, ledger)
         if previous is not None:
             coalition.session = previous.session
         with timer.phase("encoding"):
             known = coalition.align(resume=resume)
             self._check_labels(known, labeled, active.name)
-            coalition.prepare(bins_for(known, labeled, self._task()), seed)
+            n_features = 0
+            if settings.solver == "liu":
+                n_features = n_features_for(int((known.all(axis=1) & labeled).sum()))
+            coalition.prepare(bins_for(known, labeled, self._task()), seed, n_features)
         problem = Problem(
             task=self._task(),
             target=data.target,
@@ -248,7 +258,6 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
                 else fold_seed(self._protection(), self.random_state, rng)
             ),
         )
-        settings = self._settings(labeled)
         on_step, end = self._progress(data.X, data.y, settings.plan(1).n_exchanges)
         model = fit_transfer(
             coalition, problem, settings, timer, previous=previous, on_step=on_step

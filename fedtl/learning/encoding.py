@@ -92,16 +92,24 @@ class Encoding:
         second moments stay small enough to send.
     scaled : bool, default=True
         Whether numbers go through quantile scaling; features of a pretrained network do not.
+    rotated : bool, default=False
+        Whether a narrower encoding is rotated too, so that none of its columns is told as it is.
     random_state : int, default=0
         Seed of the subsampling inside the quantile scaling and of the rotation.
     """
 
     def __init__(
-        self, n_bins: int, max_width: int, scaled: bool = True, random_state: int = 0
+        self,
+        n_bins: int,
+        max_width: int,
+        scaled: bool = True,
+        rotated: bool = False,
+        random_state: int = 0,
     ) -> None:
         self.n_bins = n_bins
         self.max_width = max_width
         self.scaled = scaled
+        self.rotated = rotated
         self.random_state = random_state
 
     def fit(self, columns: Columns) -> Encoding:
@@ -126,9 +134,9 @@ class Encoding:
         # Slightly damped, so that a nearly empty bin is not blown up to unit variance.
         self.scale_ = np.where(spread > 1e-9, spread + 1e-2, np.inf)
         self.rotation_ = None
-        if len(self.mean_) > self.max_width and len(columns) > 1:
+        if (self.rotated or len(self.mean_) > self.max_width) and len(columns) > 1:
             self.rotation_ = PCA(
-                min(self.max_width, len(columns)),
+                min(self.max_width, len(columns), len(self.mean_)),
                 svd_solver="covariance_eigh",
                 random_state=self.random_state,
             ).fit(self.expand(columns))

@@ -45,7 +45,7 @@ class LocalFeatures:
         self.party, self.recipe = party, recipe
         self.fitted = False
 
-    def fit(self, block: Any, n_bins: int, seed: int) -> LocalFeatures:
+    def fit(self, block: Any, n_bins: int, seed: int, n_components: int = 0) -> LocalFeatures:
         """Fit on the rows of `block` that have any value.
 
         Parameters
@@ -56,6 +56,8 @@ class LocalFeatures:
             Bins of the piecewise-linear encoding.
         seed : int
             Seed of whatever is drawn.
+        n_components : int, default=0
+            If positive, the encoding is so many of its principal components at most.
 
         Returns
         -------
@@ -91,7 +93,11 @@ class LocalFeatures:
         if not columns.width:
             raise PartyError(self.party, "has no columns left after preprocessing")
         self.encoding_ = Encoding(
-            n_bins, MAX_WIDTH, scaled=self.module_ is None, random_state=seed
+            n_bins,
+            min(n_components or MAX_WIDTH, MAX_WIDTH),
+            scaled=self.module_ is None,
+            rotated=n_components > 0,
+            random_state=seed,
         ).fit(self.features(columns))
         self.fitted = True
         return self

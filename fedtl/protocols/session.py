@@ -6,8 +6,8 @@ Who learns what:
 - ``session.opened/1`` tells the active party which of them this party knows. (Where parties are
   remote, ids are positions from an alignment by private set intersection: of ids that it does not
   know, the party learns no more than that they are unknown.)
-- ``session.prepare/1`` asks the party to encode its own rows, in ``session.prepared/1`` it says
-  how many columns its encoding has.
+- ``session.prepare/1`` asks the party to encode its own rows, or to keep some principal components
+  of its encoding; in ``session.prepared/1`` it says how many columns that gives.
 - ``session.end/1`` and ``session.ended/1`` say that training is over: the party forgets the
   order of rows and whatever only training needs.
 """
@@ -49,6 +49,7 @@ class Prepare(Message):
     session: str
     n_bins: int
     seed: int
+    n_components: int = 0
 
 
 @message("session.prepared/1")
@@ -94,7 +95,9 @@ def open_session(channel: Channel, session: str, ids: np.ndarray, resume: bool) 
     return channel.ask(Open(session=session, resume=resume, ids=ids), Opened).known
 
 
-def prepare_session(channel: Channel, session: str, n_bins: int, seed: int) -> int:
+def prepare_session(
+    channel: Channel, session: str, n_bins: int, seed: int, n_components: int = 0
+) -> int:
     """Ask a party to encode its rows, and return how many columns that gives.
 
     Parameters
@@ -107,13 +110,16 @@ def prepare_session(channel: Channel, session: str, n_bins: int, seed: int) -> i
         Bins of the piecewise-linear encoding.
     seed : int
         Seed of what the party draws.
+    n_components : int, default=0
+        If positive, its encoding is so many of its principal components at most.
 
     Returns
     -------
     int
         Width of its encoding.
     """
-    return channel.ask(Prepare(session=session, n_bins=n_bins, seed=seed), Prepared).width
+    request = Prepare(session=session, n_bins=n_bins, seed=seed, n_components=n_components)
+    return channel.ask(request, Prepared).width
 
 
 def end_session(channel: Channel, session: str) -> None:
@@ -145,8 +151,10 @@ def answer_prepare(party: PartyService, request: Prepare) -> Prepared:
     session = party.session(request.session)
     if not 0 <= request.n_bins <= _MAX_BINS or not 0 <= request.seed < 2**32:
         raise PartyError(party.name, f"n_bins must lie in [0, {_MAX_BINS}] and seed in [0, 2**32)")
+    if request.n_components < 0:
+        raise PartyError(party.name, "n_components must not be negative")
     if not session.features.fitted:
-        session.features.fit(party.table.block, request.n_bins, request.seed)
+        session.features.fit(party.table.block, request.n_bins, request.seed, request.n_components)
     session.read(party.table)
     return Prepared(width=session.features.encoding_.width)
 

@@ -112,7 +112,7 @@ class Coalition:
             known.append(theirs)
         return np.column_stack(known)
 
-    def prepare(self, n_bins: Sequence[int], seed: int) -> None:
+    def prepare(self, n_bins: Sequence[int], seed: int, n_components: int = 0) -> None:
         """Have every party encode its own rows.
 
         Parameters
@@ -121,6 +121,8 @@ class Coalition:
             Bins of each party's piecewise-linear encoding, the active party's first.
         seed : int
             Seed of what the parties draw.
+        n_components : int, default=0
+            If positive, the other parties' encodings are so many of their principal components.
         """
         if not self.session.features.fitted:
             self.session.features.fit(self.table.block, n_bins[ACTIVE], seed)
@@ -129,7 +131,7 @@ class Coalition:
             if isinstance(self.moments, PrivateMoments):
                 self.moments.prepare(channel, self.name, seed)
             else:
-                prepare_session(channel, self.name, bins, seed)
+                prepare_session(channel, self.name, bins, seed, n_components)
 
     def end(self) -> None:
         """Have every party forget what only training needs, the active party included."""

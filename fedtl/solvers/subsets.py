@@ -213,7 +213,7 @@ class Decisions:
         What was to be learnt.
     experts : Experts
         Held-out linear scores of all training rows.
-    solver : {"moments", "latent", "auto"}
+    solver : {"moments", "latent", "auto", "liu"}
         Which candidates are allowed.
     """
 

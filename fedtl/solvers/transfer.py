@@ -25,6 +25,7 @@ from fedtl.solvers.latent import (
     plan_sampling,
     train,
 )
+from fedtl.solvers.liu import fit_liu
 from fedtl.solvers.pair import Pair, fit_pair
 from fedtl.solvers.private_pair import decide_privately, fit_private_pair
 from fedtl.solvers.problem import ACTIVE, Problem
@@ -45,7 +46,7 @@ class Settings:
 
     Parameters
     ----------
-    solver : {"moments", "latent", "auto"}
+    solver : {"moments", "latent", "auto", "liu"}
         Which learners are used beside the anchor.
     n_components : int
         Width of the latent space.
@@ -314,7 +315,10 @@ def fit_transfer(
     if isinstance(coalition.moments, PrivateMoments):
         return _fit_private(coalition, coalition.moments, problem, anchor, timer)
     pairs: list[Pair | None] = [None] * len(coalition.channels)
-    if settings.solver != "latent":
+    if settings.solver == "liu":
+        with timer.phase("liu"):
+            pairs = [fit_liu(coalition, problem, settings.n_components)]
+    elif settings.solver != "latent":
         with timer.phase("moments"):
             pairs = [
                 fit_pair(coalition, party, problem, anchor, assisted=settings.solver == "auto")
@@ -324,7 +328,7 @@ def fit_transfer(
         coalition.name, coalition.session, anchor, pairs, None, {}, _prior(problem)
     )
     model.fold_seed = problem.seed if problem.fold_seed is None else problem.fold_seed
-    if settings.solver != "moments":
+    if settings.solver in ("latent", "auto"):
         with timer.phase("latent"):
             earlier = previous.latent if previous else None
             model.latent = fit_latent(coalition, problem, settings, earlier, on_step)

@@ -41,6 +41,7 @@ INSTANCES = [
         kind(parties(2), solver="latent", random_state=0, n_folds=2, max_iter=60)
         for kind in (FederatedTransferClassifier, FederatedTransferRegressor)
     ],
+    FederatedTransferClassifier(parties(2), solver="liu", random_state=0, n_folds=2),
     FederatedTransferRegressor(
         parties(2), solver="latent", privacy="sharing", **QUICK | {"n_folds": 2}
     ),

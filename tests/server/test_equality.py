@@ -74,6 +74,14 @@ def test_remote_parties_give_the_identical_model(world, data, solver, n_parties,
     assert verify(there.audit_log()).problems == []
 
 
+def test_lius_transfer_is_the_same_too(world, data):
+    made = data()
+    local = FederatedTransferClassifier(made.parties, solver="liu", **SETTINGS)
+    local.fit(made.X, made.y)
+    remote = active(made, solver="liu", federation=world(made).connect()).fit(made.own, made.y)
+    assert_array_equal(local.predict_proba(made.X), remote.predict_proba(made.own))
+
+
 def test_compressed_messages_give_the_identical_model_and_the_same_ledger(world, data):
     made = data()
     there = world(made)
