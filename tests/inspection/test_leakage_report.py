@@ -65,6 +65,23 @@ def test_shares_keep_targets_from_the_passive_party(cancer, moments):
     assert one == pytest.approx(two, abs=1e-4)
 
 
+def test_what_is_opened_of_protected_joint_training_is_attacked(cancer):
+    clf = FederatedTransferClassifier(
+        cancer.parties,
+        solver="latent",
+        privacy="sharing",
+        max_iter=20,
+        n_folds=2,
+        random_state=0,
+    )
+    report = leakage_report(clf, cancer.data, cancer.target)
+    tried = {f.number: f for f in report.findings if f.applies}
+    assert set(tried) == {"3", "3b", "4", "5b"}
+    assert tried["4"].source.startswith("shared_latent.layer")
+    assert tried["3b"].score.value > 0.9  # the layer is solved for residuals
+    assert all(f.withstood for f in report.findings if f.number == "3")
+
+
 def test_every_attack_is_listed_whether_it_applies_or_not(latent):
     assert {f.number for f in latent.findings} == {"1", "2", "2b", "3", "3b", "4", "5", "5b", "8"}
     for finding in latent.findings:
