@@ -117,6 +117,27 @@ def correction_of(products: np.ndarray, task: str, fitted: Calibration) -> float
     return 1.0 if by_sums is None else float(np.clip(fitted.slope / by_sums.slope, 0.1, 1.0))
 
 
+def error_of_mixture(products: np.ndarray, share: float) -> float:
+    """Return the mean squared error of a mixture of two scores.
+
+    Parameters
+    ----------
+    products : ndarray of shape (1 + 3 * n_outputs, 1 + 3 * n_outputs), dtype float64
+        Of one, the first score, the second and the target.
+    share : float
+        Share of the second score.
+
+    Returns
+    -------
+    float
+        Summed over outputs.
+    """
+    n = (len(products) - 1) // 3
+    one = np.eye(n)
+    mixed = np.vstack([np.zeros((1, n)), (share - 1.0) * one, -share * one, one])
+    return float(np.trace(mixed.T @ products @ mixed) / products[0, 0])
+
+
 def gain_by_sums(products: np.ndarray) -> Gain:
     """Compare two scores by their squared errors; see :func:`fedtl.learning.evidence.paired_gain`.
 

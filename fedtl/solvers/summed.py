@@ -7,11 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedtl.learning.evidence import TRUST_STACK, Calibration, guard_weight
+from fedtl.learning.evidence import TRUST_STACK, Calibration, guard_weight, squared_error
+from fedtl.learning.score_sums import error_of_mixture
 from fedtl.solvers.anchor import Anchor
 from fedtl.solvers.judge import Judged
 from fedtl.solvers.problem import ACTIVE, Problem
-from fedtl.solvers.subsets import Decisions, Evidence, Experts, Served, Subset, subsets_to_serve
+from fedtl.solvers.subsets import (
+    Decisions,
+    Evidence,
+    Experts,
+    Served,
+    Subset,
+    held_out_score,
+    subsets_to_serve,
+)
 
 _MANY_ROWS = 100
 """With fewer rows of two classes a gain has to be three times as sure."""
@@ -48,7 +57,8 @@ def decide_by_sums(
         if ACTIVE not in subset:
             served[subset] = _pool(problem, subset, [pair.alone_curve for pair in members])
         elif joined:
-            served[subset] = _guarded(problem, subset, len(members), joined)
+            own = alone.singles[ACTIVE]
+            served[subset] = _guarded(problem, subset, len(members), joined, own)
         else:
             served[subset] = replace(
                 served[(ACTIVE,)],
@@ -94,7 +104,13 @@ def _pool(
     )
 
 
-def _guarded(problem: Problem, subset: Subset, n_members: int, joined: Sequence[Judged]) -> Served:
+def _guarded(
+    problem: Problem,
+    subset: Subset,
+    n_members: int,
+    joined: Sequence[Judged],
+    own: np.ndarray,
+) -> Served:
     """Pool the pairs' models, and trust them over the anchor as far as their gains bear out."""
     served = _pool(
         problem,
@@ -107,10 +123,19 @@ def _guarded(problem: Problem, subset: Subset, n_members: int, joined: Sequence[
     few = problem.task == "binary" and served.evidence.n_rows < _MANY_ROWS
     wanted = TRUST_STACK * (3.0 if few else 1.0)
     trust = float(np.mean([guard_weight(gain, wanted) for gain in gains]))
+    rows, score = problem.rows(*subset), np.nan
+    target, weight = problem.target[rows], problem.weight[rows]
+    products = joined[0].products
+    if problem.task == "regression" and n_members == 1 and products is not None:
+        mean = np.average(target, axis=0, weights=weight)
+        spread = np.average(squared_error(target, mean), weights=weight)
+        score = 1.0 - error_of_mixture(products, trust) / max(float(spread), 1e-12)
+    score_alone = held_out_score(problem.task, target, own[rows], weight)
+    gain = min(gains, key=lambda gain: gain.t)
     return replace(
         served,
         linear_share=trust,
         single_shares={ACTIVE: 1.0 - trust},
         trust=trust,
-        evidence=Evidence(served.evidence.n_rows, min(gains, key=lambda gain: gain.t)),
+        evidence=Evidence(len(rows), gain, score, score_alone),
     )
