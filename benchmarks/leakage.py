@@ -2,10 +2,11 @@
 
     python -m benchmarks.leakage [names...] [--seeds 0 3]
 
-The names are of data (cancer, digits, credit) or of what else is attacked (rounds, ids). For every
-attack the mean over seeds of its score, its control, its excess over control or chance beside the
-margin for it, and in how many fits it stayed below its bound: the margin, or half way from what it
-is compared with to 1 where that is less. Credit needs the data directory that FEDTL_DATA names.
+The names are of data (cancer, digits, credit) or of what else is attacked (rounds, private_rounds,
+ids). For every attack the mean over seeds of its score, its control, what it scores on what the
+model tells in use, its excess over control or chance beside the margin for it, and in how many fits
+it stayed below its bound: the margin, or half way from what it is compared with to 1 where that is
+less. Credit needs the data directory that FEDTL_DATA names.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fedtl.federation import Federation, record_transcript
 from fedtl.identity import Identity
 from fedtl.inspection import leakage_report
 from fedtl.parties import Policy
+from fedtl.privacy import DifferentialPrivacy
 from fedtl.server import serve
 
 _CREDIT_ROWS = 3_000
@@ -38,6 +40,7 @@ SETTINGS = {
     "moments, sharing": {"solver": "moments", "privacy": "sharing"},
     "moments, paillier": {"solver": "moments", "privacy": "paillier"},
     "latent, clear": {"solver": "latent"},
+    "latent, sharing": {"solver": "latent", "privacy": "sharing"},
 }
 
 
@@ -91,22 +94,35 @@ def table(frames: list[pd.DataFrame]) -> Iterator[str]:
     # Which source serves best may change from fit to fit, unless each is an attack of its own.
     own = tried.attack.isin(["direct", "model completion"])
     tried = tried.assign(source=tried.source.where(own, ""))
-    yield f"  {'attack':<58} {'score':>22} {'control':>8} {'excess':>7} {'margin':>7}  bound met"
+    numbers = f"{'control':>8} {'in use':>7} {'excess':>7} {'margin':>7}"
+    yield f"  {'attack':<58} {'score':>22} {numbers}  bound met"
     for (number, attack, source), group in tried.groupby(["number", "attack", "source"], sort=True):
         by = f"{number} {attack}" + (f" ({source})" if source else "")
         spread = f"({group.score_low.min():.3f}, {group.score_high.max():.3f})"
         yield (
             f"  {by:<58} {group.score.mean():6.3f} {spread:>15} {group.control.mean():8.3f} "
-            f"{group.excess.mean():7.3f} {group.margin.mean():7.2f}  "
+            f"{group.in_use.mean():7.3f} {group.excess.mean():7.3f} {group.margin.mean():7.2f}  "
             f"{group.withstood.sum()}/{len(group)}"
         )
     silent = whole[whole.verdict.str.startswith("not applicable")]
     for (number, attack), group in silent.groupby(["number", "attack"], sort=True):
-        yield f"  {number} {attack}: {group.verdict.iloc[0]}"
+        used = group.in_use.mean()
+        in_use = "" if np.isnan(used) else f"; in use {used:.3f}"
+        yield f"  {number} {attack}: {group.verdict.iloc[0]}{in_use}"
 
 
 def rounds(seeds: range) -> Iterator[str]:
     """Attack local training on digits: few steps a round, and a model that remembers."""
+    yield from _rounds(seeds, "none")
+
+
+def private_rounds(seeds: range) -> Iterator[str]:
+    """Attack the same under differential privacy of rows."""
+    for epsilon in (1.0, 8.0):
+        yield from _rounds(seeds, DifferentialPrivacy(epsilon, delta=1e-5))
+
+
+def _rounds(seeds: range, privacy) -> Iterator[str]:
     X, y = load_digits(return_X_y=True)
     X = X / 16.0
     for name, n_rows, params in (
@@ -121,7 +137,7 @@ def rounds(seeds: range) -> Iterator[str]:
             net = torch.nn.Sequential(
                 torch.nn.Linear(64, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 10)
             )
-            tuner = FederatedFineTuner(net, lr=0.1, random_state=seed, **params)
+            tuner = FederatedFineTuner(net, lr=0.1, privacy=privacy, random_state=seed, **params)
             report = leakage_report(
                 tuner,
                 X[kept],
@@ -131,7 +147,7 @@ def rounds(seeds: range) -> Iterator[str]:
                 random_state=seed,
             )
             frames.append(report.to_frame())
-        yield f"\nrounds, {name}: {n_rows} rows at 4 parties"
+        yield f"\nrounds, {name}: {n_rows} rows at 4 parties, privacy {privacy}"
         yield from table(frames)
 
 
@@ -186,13 +202,14 @@ def ids(seeds: range) -> Iterator[str]:
 def main() -> None:
     """Print a table for each kind of data and protection."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join([*DATA, 'rounds', 'ids'])}")
+    others = {"rounds": rounds, "private_rounds": private_rounds, "ids": ids}
+    parser.add_argument("names", nargs="*", help=f"of {', '.join([*DATA, *others])}")
     parser.add_argument("--seeds", nargs=2, type=int, default=(0, 3), metavar=("FROM", "TO"))
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     options = parser.parse_args()
     seeds = range(*options.seeds)
-    for name in options.names or [*DATA, "rounds", "ids"]:
-        lines = {"rounds": rounds, "ids": ids}.get(name)
+    for name in options.names or [*DATA, *others]:
+        lines = others.get(name)
         found = lines(seeds) if lines else columns_apart(name, seeds, options.settings)
         for line in found:
             print(line, flush=True)

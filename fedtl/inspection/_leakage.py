@@ -55,9 +55,9 @@ class LeakageReport:
         -------
         pandas.DataFrame
             With the number of the attack, its name, who attacks whom, what it is after, the message
-            that it uses, what the attacker knows besides; score and control with their 95 %
-            intervals, chance, the excess over what the score is compared with and the margin for
-            it, the bound, whether it was withstood, and the verdict in words.
+            that it uses, what the attacker knows besides; score, control and what is told in use
+            with their 95 % intervals, chance, the excess over what the score is compared with and
+            the margin for it, the bound, whether it was withstood, and the verdict in words.
         """
         import pandas as pd
 
@@ -85,7 +85,18 @@ class LeakageReport:
         return "".join([*parts, f"<p>{html.escape(self._summary())}</p>"])
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["", "attack", "by", "on", "from", "score", "control", "bound", "verdict"]
+        header = [
+            "",
+            "attack",
+            "by",
+            "on",
+            "from",
+            "score",
+            "control",
+            "in use",
+            "bound",
+            "verdict",
+        ]
         body = [
             [
                 f.number,
@@ -95,6 +106,7 @@ class LeakageReport:
                 f.source,
                 f"{f.score}",
                 f"{f.control}",
+                f"{f.in_use}",
                 f"{f.bound:.3f}",
                 f.verdict,
             ]
@@ -205,7 +217,8 @@ def leakage_report(
 
 def _not_applicable(finding: Finding) -> str:
     who = f"{finding.attacker} on {finding.victim}"
-    return f"{finding.number} {finding.attack}, {who}: {finding.why}"
+    used = "" if np.isnan(finding.in_use.value) else f"; in use, it scores {finding.in_use}"
+    return f"{finding.number} {finding.attack}, {who}: {finding.why}{used}"
 
 
 def _record(finding: Finding) -> dict[str, Any]:
@@ -224,6 +237,9 @@ def _record(finding: Finding) -> dict[str, Any]:
         "control": finding.control.value,
         "control_low": finding.control.low,
         "control_high": finding.control.high,
+        "in_use": finding.in_use.value,
+        "in_use_low": finding.in_use.low,
+        "in_use_high": finding.in_use.high,
         "chance": finding.chance,
         "excess": finding.score.value - finding.reference,
         "margin": finding.margin,

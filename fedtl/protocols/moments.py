@@ -16,6 +16,8 @@ Who learns what:
   without each fold.
 - ``moments.scores/1`` gives the active party one held-out partial score a row and output, which
   is a fixed linear map of that row's encoded columns.
+- ``moments.keep/1`` takes the place of both where no score of a training row is wanted: it gives
+  the party the coefficients on its columns, solved on all folds, by which it serves new rows.
 """
 
 from __future__ import annotations
@@ -70,8 +72,21 @@ class Scores(Message):
     scores: Annotated[np.ndarray, Tensor("float64", ("rows", "outputs"))]
 
 
+@message("moments.keep/1")
+class Keep(Message):
+    """Coefficients on the party's columns for new rows, constant column first."""
+
+    session: str
+    coefficients: Annotated[np.ndarray, Tensor("float64", ("columns", "kept"))]
+
+
+@message("moments.kept/1")
+class Kept(Message):
+    """The party holds its coefficients."""
+
+
 class MomentsExchange(Protocol):
-    """How moments and scores are asked for: in the clear or protected, with the same results."""
+    """How moments are asked for: in the clear or protected, with the same results."""
 
     def most_targets(self, n_rows: int) -> int:
         """Return how many targets' products over so many rows should be asked for."""
@@ -91,17 +106,8 @@ class MomentsExchange(Protocol):
         """Ask a party for its moments; see :func:`ask_moments`."""
         ...
 
-    def ask_scores(
-        self,
-        channel: Channel,
-        session: str,
-        rows: np.ndarray,
-        *,
-        folds: np.ndarray,
-        held_out: np.ndarray,
-        coefficients: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Ask a party for scores of training rows; see :func:`ask_scores`."""
+    def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> None:
+        """Give a party the coefficients for new rows; see :func:`keep`."""
         ...
 
 
@@ -163,7 +169,6 @@ def ask_scores(
     folds: np.ndarray,
     held_out: np.ndarray,
     coefficients: np.ndarray | None = None,
-    request_type: type[Model] = Model,
 ) -> np.ndarray:
     """Ask a party for scores of training rows, and give it the coefficients for new rows.
 
@@ -181,15 +186,13 @@ def ask_scores(
         Coefficients that were solved without each fold.
     coefficients : ndarray of shape (1 + width, n_kept), dtype float64, optional
         Coefficients that the party keeps for new rows.
-    request_type : type, default=Model
-        The message that is sent, that of a protected protocol perhaps.
 
     Returns
     -------
     ndarray of shape (n_rows, n_outputs), dtype float64
         Scores.
     """
-    request = request_type(
+    request = Model(
         session=session,
         keep=coefficients is not None,
         rows=rows.astype(np.uint32),
@@ -202,15 +205,37 @@ def ask_scores(
     return scores
 
 
+def keep(
+    channel: Channel, session: str, coefficients: np.ndarray, request_type: type[Keep] = Keep
+) -> None:
+    """Give a party the coefficients for new rows; no row is scored.
+
+    Parameters
+    ----------
+    channel : Channel
+        The party.
+    session : str
+        Name of the session.
+    coefficients : ndarray of shape (1 + width, n_kept), dtype float64
+        Coefficients, constant column first.
+    request_type : type, default=Keep
+        The message that is sent, that of a protected protocol perhaps.
+    """
+    channel.ask(request_type(session=session, coefficients=coefficients), Kept)
+
+
 class ClearMoments:
-    """Moments and scores in the clear."""
+    """Moments in the clear."""
 
     def most_targets(self, n_rows: int) -> int:
         """Return how many targets may be asked for: any number, as nothing is protected."""
         return 2**31
 
     ask_moments = staticmethod(ask_moments)
-    ask_scores = staticmethod(ask_scores)
+
+    def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> None:
+        """Give a party the coefficients for new rows; see :func:`keep`."""
+        keep(channel, session, coefficients)
 
 
 CLEAR = ClearMoments()
@@ -273,6 +298,12 @@ def answer_model(party: PartyService, request: Model) -> Scores:
     if request.keep:
         keep_coefficients(party.name, session, request.coefficients)
     return Scores(scores=fold_scores(session, rows, request.folds, request.held_out))
+
+
+def answer_keep(party: PartyService, request: Keep) -> Kept:
+    """Keep the coefficients."""
+    keep_coefficients(party.name, party.session(request.session), request.coefficients)
+    return Kept()
 
 
 def allow_sums(

@@ -12,12 +12,9 @@ Who learns what:
 - ``protected_moments.reply/1`` gives the active party sums over whole folds: products of the
   party's columns with each other, in the clear, and with its targets, which it decrypts. The
   ciphertexts are randomised anew, so that nothing but the sums is in them. No row crosses.
-- ``protected_moments.model/1`` gives the party the coefficients on its columns, solved on all
-  folds and without each fold. *They are in the clear*: the party learns how its columns predict the
-  target, for every fold. A model of few rows remembers labels of rows. (Under secret shares,
-  coefficients without a fold are not told.)
-- ``moments.scores/1`` gives the active party one held-out score a row and output. *These are not
-  protected from it*; ``Policy.max_row_scores`` bounds them.
+- ``protected_moments.keep/1`` gives the party the coefficients on its columns, solved on all folds,
+  by which it serves new rows. *They are in the clear*: the party learns how its columns predict the
+  target. A model of few rows remembers labels of rows.
 
 What this rests on: both follow the protocol; the party cannot see how many targets a ciphertext
 holds and takes the active party's word. Encryption is not constant-time. Folds are dealt by label,
@@ -39,12 +36,12 @@ from fedtl.privacy.paillier import Noise, PrivateKey, PublicKey, Slots
 from fedtl.privacy.paillier_sums import column_sums, combine
 from fedtl.protocols.dealer import check_shape
 from fedtl.protocols.moments import (
-    Model,
+    Keep,
     ProtectedExchange,
     allow_sums,
-    ask_scores,
     equal_weight,
     fold_moments,
+    keep,
     more_rows_than_targets,
     pack,
     unpack,
@@ -81,9 +78,9 @@ class Reply(Message):
     sums: Annotated[np.ndarray, Tensor("uint8", ("groups", "parts", "columns", "bytes"))]
 
 
-@message("protected_moments.model/1")
-class ProtectedModel(Model):
-    """Coefficients on the party's columns, as in ``moments.model/1``."""
+@message("protected_moments.keep/1")
+class ProtectedKeep(Keep):
+    """Coefficients on the party's columns, as in ``moments.keep/1``."""
 
 
 class ProtectedMoments(ProtectedExchange):
@@ -180,47 +177,9 @@ class ProtectedMoments(ProtectedExchange):
         opened(channel.name, "moments.sums", gram=gram, cross=cross)
         return gram, cross
 
-    def ask_scores(
-        self,
-        channel: Channel,
-        session: str,
-        rows: np.ndarray,
-        *,
-        folds: np.ndarray,
-        held_out: np.ndarray,
-        coefficients: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Ask a party for scores of training rows, with coefficients in the clear.
-
-        Parameters and results are those of :func:`fedtl.protocols.moments.ask_scores`.
-
-        Parameters
-        ----------
-        channel : Channel
-            The party.
-        session : str
-            Name of the session.
-        rows, folds : ndarray of shape (n_rows,), dtype int
-            Rows, and which of the held-out models scores each.
-        held_out : ndarray of shape (n_folds, 1 + width, n_outputs), dtype float64
-            Coefficients that were solved without each fold.
-        coefficients : ndarray of shape (1 + width, n_kept), dtype float64, optional
-            Coefficients that it keeps.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_outputs), dtype float64
-            Scores.
-        """
-        return ask_scores(
-            channel,
-            session,
-            rows,
-            folds=folds,
-            held_out=held_out,
-            coefficients=coefficients,
-            request_type=ProtectedModel,
-        )
+    def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> None:
+        """Give a party the coefficients for new rows; see :func:`fedtl.protocols.moments.keep`."""
+        keep(channel, session, coefficients, ProtectedKeep)
 
     def _slots(self, n_rows: int, fixed: FixedPoint) -> Slots:
         """Slots in which the largest possible sum fits with a guard bit."""

@@ -40,7 +40,7 @@ from typing import Annotated
 import numpy as np
 
 from fedtl.exceptions import PartyError
-from fedtl.federation import Channel
+from fedtl.federation import Channel, opened
 from fedtl.learning.whitening import WhitenedLayer, Whitening
 from fedtl.parties import PartyService
 from fedtl.privacy import shares
@@ -161,6 +161,7 @@ class SharedLatent:
         n_folds: int,
     ) -> None:
         self.channel, self.session, self._deals = channel, session, deals
+        self.rows = rows
         self.inside = [folds == fold for fold in range(n_folds)]
         begin = Begin(
             session=session,
@@ -230,6 +231,7 @@ class SharedLatent:
         # Less than all rows made the layer: brought to the scale of one of all rows.
         for i in self.inside:
             scores[i] *= len(i) / max(int((~i).sum()), 1)
+        opened(self.channel.name, "shared_latent.scores", rows=self.rows, scores=scores)
         return scores
 
     def keep(self, residuals: np.ndarray) -> None:
@@ -400,6 +402,7 @@ def answer_keep(party: PartyService, request: Keep) -> Kept:
         )
     total = _signed(both[:, :-1])
     weights = FixedPoint(_FEATURE_BITS, 0).decode(total, request.fraction_bits)
+    _opened_layer(party.name, training, weights)
     session = party.session(request.session)
     session.state[LAYER] = WhitenedLayer(training.whitening, weights)
     del session.state[_TRAINING]
@@ -411,6 +414,20 @@ def _training(party: PartyService, name: str) -> _Training:
     if training is None:
         raise PartyError(party.name, "no protected joint training is under way in this session")
     return training
+
+
+def _opened_layer(party: str, training: _Training, weights: np.ndarray) -> None:
+    """Say what the party now knows: it can score its rows, and solve the layer for residuals."""
+    rows, features = training.rows, _signed(training.features) / 2.0**_FEATURE_BITS
+    opened(party, "shared_latent.layer", holder=party, rows=rows, scores=features @ weights)
+    opened(
+        party,
+        "latent.layer_gradient",
+        holder=party,
+        rows=rows,
+        inputs=features,
+        gradient=weights,
+    )
 
 
 def _opened_seed(party: PartyService, training: _Training, request: Layer | Score) -> bytes:

@@ -15,13 +15,9 @@ Who learns what:
 - ``shared_moments.reply/1`` gives the active party masked columns, which are uniform to it, and
   two sums over whole folds: products of the party's columns with each other, and, once it takes
   its masks off, products with its targets. No row crosses.
-- ``shared_moments.model/1`` tells the party the rows that are scored, and masked coefficients of
-  the models without each fold. *The coefficients that are kept for new rows are in the clear*:
-  the party holds its own part of the model, and learns from it how its columns predict the target.
-  A model of few rows remembers labels of rows.
-- ``shared_moments.scores/1`` gives the active party one held-out score a row and output. *These
-  are not protected from it*: each is a linear combination of a row's encoded columns, and as many
-  of them as columns would give the row away. ``Policy.max_row_scores`` bounds them.
+- ``shared_moments.keep/1`` gives the party the coefficients on its columns, solved on all folds, by
+  which it serves new rows. *They are in the clear*: the party holds its own part of the model, and
+  learns from it how its columns predict the target. A model of few rows remembers labels of rows.
 
 What this rests on: the dealer colludes with neither party, since together with one of them it
 could read the other's masked numbers; all follow the protocol. Between machines, key and seed are
@@ -45,13 +41,12 @@ from fedtl.privacy.fixed_point import FixedPoint, magnitude_bits, plan_product
 from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
 from fedtl.protocols.dealer import Deals, PartyKey, check_shape, offer_key, open_seed
 from fedtl.protocols.moments import (
+    Keep,
     ProtectedExchange,
     allow_sums,
-    check_folds,
-    count_scores,
     equal_weight,
     fold_moments,
-    keep_coefficients,
+    keep,
     more_rows_than_targets,
     pack,
     unpack,
@@ -102,27 +97,9 @@ class Reply(Message):
     shares: Annotated[np.ndarray, Tensor("uint64", ("folds", "columns", "targets"))]
 
 
-@message("shared_moments.model/1", protection="shares")
-class Model(Message):
-    """Masked coefficients without each fold; those to be kept, if any, in the clear."""
-
-    session: str
-    context: str
-    keep: bool
-    fraction_bits: int
-    sealed: Annotated[np.ndarray, Tensor("uint8", ("sealed",))]
-    rows: Annotated[np.ndarray, Tensor("uint32", ("rows",))]
-    folds: Annotated[np.ndarray, Tensor("uint8", ("rows",))]
-    masked: Annotated[np.ndarray, Tensor("uint64", ("folds", "columns", "outputs"))]
-    coefficients: Annotated[np.ndarray, Tensor("float64", ("with_constant", "kept"))]
-
-
-@message("shared_moments.scores/1", protection="shares")
-class Scores(Message):
-    """Masked columns and shares of the held-out scores."""
-
-    masked: Annotated[np.ndarray, Tensor("uint64", ("rows", "columns"))]
-    shares: Annotated[np.ndarray, Tensor("uint64", ("rows", "outputs"))]
+@message("shared_moments.keep/1")
+class SharedKeep(Keep):
+    """Coefficients on the party's columns, as in ``moments.keep/1``."""
 
 
 class SharedMoments(ProtectedExchange):
@@ -217,81 +194,9 @@ class SharedMoments(ProtectedExchange):
         opened(channel.name, "moments.sums", gram=gram, cross=cross)
         return gram, cross
 
-    def ask_scores(
-        self,
-        channel: Channel,
-        session: str,
-        rows: np.ndarray,
-        *,
-        folds: np.ndarray,
-        held_out: np.ndarray,
-        coefficients: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Ask a party for scores of training rows, without telling it the held-out models.
-
-        Parameters and results are those of :func:`fedtl.protocols.moments.ask_scores`.
-
-        Parameters
-        ----------
-        channel : Channel
-            The party.
-        session : str
-            Name of the session.
-        rows, folds : ndarray of shape (n_rows,), dtype int
-            Rows, and which of the held-out models scores each.
-        held_out : ndarray of shape (n_folds, 1 + width, n_outputs), dtype float64
-            Coefficients that the party does not learn.
-        coefficients : ndarray of shape (1 + width, n_kept), dtype float64, optional
-            Coefficients that it keeps, in the clear.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_outputs), dtype float64
-            Scores, to the fixed-point error.
-
-        Raises
-        ------
-        FixedPointError
-            If the sums do not fit; nothing was sent.
-        PartyError
-            If dealer or party answered with wrong numbers.
-        """
-        public, check = self._key(channel, session), new_seed()
-        check_shape(channel.name, held_out[0], (1 + public.width, held_out.shape[2]))
-        slopes = held_out[:, 1:]
-        left, right = plan_product(public.width, public.magnitude_bits, magnitude_bits(slopes))
-        encoded = right.encode(slopes, "a coefficient").view(np.uint64)
-        private = [shares.with_check(slope, check) for slope in encoded]
-        inside = [folds == fold for fold in range(len(held_out))]
-        n_outputs = held_out.shape[2] + 1
-        shapes = [(int(i.sum()), public.width, n_outputs) for i in inside]
-        hand = self.deals.ask(session, _of(channel, public), shapes)
-        masked = [shares.mask(hand.seed, hand.place(f), slope) for f, slope in enumerate(private)]
-        request = Model(
-            session=session,
-            context=hand.context,
-            keep=coefficients is not None,
-            fraction_bits=left.fraction_bits,
-            sealed=hand.sealed,
-            rows=rows.astype(np.uint32),
-            folds=folds.astype(np.uint8),
-            masked=np.stack(masked),
-            coefficients=held_out[0][:, :0] if coefficients is None else coefficients,
-        )
-        reply = channel.ask(request, Scores)
-        check_shape(channel.name, reply.masked, (len(rows), public.width))
-        check_shape(channel.name, reply.shares, (len(rows), n_outputs))
-        scores = np.empty((len(rows), n_outputs - 1))
-        for fold, i in enumerate(inside):
-            product = shares.right_product(
-                private[fold], reply.masked[i], reply.shares[i], hand.corrections[fold]
-            )
-            products = _opened(channel.name, product, check, left, right)
-            scores[i] = products + held_out[fold, 0]
-        opened(
-            channel.name, "moments.scores", rows=rows, folds=folds, held_out=held_out, scores=scores
-        )
-        return scores
+    def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> None:
+        """Give a party the coefficients for new rows; see :func:`fedtl.protocols.moments.keep`."""
+        keep(channel, session, coefficients, SharedKeep)
 
     def _key(self, channel: Channel, session: str) -> Public:
         if (channel.name, session) not in self._public:
@@ -346,37 +251,11 @@ def answer_moments(party: PartyService, request: Request) -> Reply:
     return Reply(gram=pack(gram), masked=masked, shares=parts)
 
 
-def answer_model(party: PartyService, request: Model) -> Scores:
-    """Keep coefficients for new rows, and return masked columns and shares of held-out scores."""
-    session = party.session(request.session)
-    rows = party.training_rows(session, request.rows)
-    check_folds(party.name, request.folds, len(request.masked))
-    encoded = _encoded(party, session, rows, request.fraction_bits)
-    if request.masked.shape[1] != encoded.shape[1]:
-        raise PartyError(
-            party.name,
-            f"coefficients for {request.masked.shape[1]} columns were sent, its encoding has "
-            f"{encoded.shape[1]}",
-        )
-    # The check column counts: by it, a party that cheats could ask for one score more.
-    count_scores(party, session, rows, request.masked.shape[2])
-    seed = _opened_seed(party, request)
-    if request.keep:
-        keep_coefficients(party.name, session, request.coefficients)
-    masked = np.empty_like(encoded)
-    parts = np.empty((len(rows), request.masked.shape[2]), dtype=np.uint64)
-    for fold, slopes in enumerate(request.masked):
-        inside, place = request.folds == fold, f"{request.context} {fold}"
-        masked[inside] = shares.mask(seed, place, encoded[inside])
-        parts[inside] = shares.left_share(seed, place, int(inside.sum()), slopes)
-    return Scores(masked=masked, shares=parts)
-
-
 def _of(channel: Channel, public: Public) -> PartyKey:
     return PartyKey(channel.name, public.key, public.proof)
 
 
-def _opened_seed(party: PartyService, request: Request | Model) -> bytes:
+def _opened_seed(party: PartyService, request: Request) -> bytes:
     session = party.session(request.session)
     pair: KeyPair | None = session.state.get(_KEY)
     if pair is None:

@@ -34,7 +34,10 @@ def distil(
     directions: np.ndarray,
     labeled: Moments,
 ) -> list[Path]:
-    """Fit a party's own columns to the joint model's scores, in two more rounds.
+    """Fit a party's own columns to the joint model's scores, in one more round.
+
+    What the teachers' scores have of the party's own columns, sums of its columns' products tell;
+    so that no score of a row is asked for.
 
     Parameters
     ----------
@@ -62,23 +65,20 @@ def distil(
     rows = problem.rows(ACTIVE, party, labeled=False)
     rows = rows[~problem.labeled[rows]]
     channel, name, exchange = coalition.channels[party - 1], coalition.name, coalition.moments
-    n_teachers = (problem.n_folds + 1) * problem.n_outputs
-    if not len(rows) or n_teachers > exchange.most_targets(len(rows)):
-        return []
-    whole = np.zeros(len(rows), dtype=np.uint8)
     versions = np.concatenate([*joint.other_held_out, joint.other], axis=1)
-    partial = exchange.ask_scores(channel, name, rows, folds=whole, held_out=versions[None])
-    teachers = partial + _own_part(coalition, rows, anchor, joint, directions)
+    if not len(rows) or versions.shape[1] > exchange.most_targets(len(rows)):
+        return []
     gram, cross = exchange.ask_moments(
         channel,
         name,
         rows,
-        folds=whole,
+        folds=np.zeros(len(rows), dtype=np.uint8),
         weight=problem.weight[rows],
-        targets=teachers,
+        targets=_own_part(coalition, rows, anchor, joint, directions),
         n_folds=1,
     )
-    square = np.zeros((1, teachers.shape[1], teachers.shape[1]))
+    cross = cross + gram @ versions
+    square = np.zeros((1, versions.shape[1], versions.shape[1]))
     taught = Moments(gram, cross, square).centered()
     n_outputs = problem.n_outputs
     columns = np.arange(1, gram.shape[1])

@@ -39,6 +39,7 @@ from fedtl.learning.liu import (
     prototypes_of,
 )
 from fedtl.protocols.moments import ProtectedExchange, fold_moments, fold_scores
+from fedtl.protocols.predict import ask_predictions
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.linear import Linear
 from fedtl.solvers.pair import Pair
@@ -162,14 +163,11 @@ def _serve(coalition: Coalition, problem: Problem, model: TargetModel, rows: Sou
     coefficients = scale * model.coefficients
     coefficients[0] += middle
     held_out = np.zeros_like(problem.target)
-    held_out[known] = coalition.moments.ask_scores(
-        coalition.channels[0],
-        coalition.name,
-        known,
-        folds=np.zeros(len(known), dtype=np.uint8),
-        held_out=coefficients[None],
-        coefficients=coefficients,
-    )
+    channel = coalition.channels[0]
+    coalition.moments.keep(channel, coalition.name, coefficients)
+    ids = coalition.session.ids[known]
+    reply = ask_predictions(channel, coalition.name, ids, scores=True, latents=False)
+    held_out[known] = reply.scores
     shared = problem.rows(ACTIVE, _TARGET)
     scores = (held_out[shared] - middle) / scale
     held_out[shared] = middle + scale * model.left_out(scores, rows)

@@ -18,17 +18,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedtl.exceptions import PartyError
-from fedtl.federation import Channel
+from fedtl.federation import Channel, opened
 from fedtl.learning.canonical import N_COMPONENTS, canonical_directions, whitening
 from fedtl.learning.evidence import best_share
 from fedtl.learning.ridge import Averaged, Family, Moments, Path, solve, target_squares
 from fedtl.learning.trees import trees_can_learn
 from fedtl.parties import Session
 from fedtl.protocols.assistance import ask_assistance
-from fedtl.protocols.moments import fold_moments, fold_scores
+from fedtl.protocols.moments import ask_scores, fold_moments, fold_scores
 from fedtl.solvers.anchor import Anchor
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.distillation import distil
+from fedtl.solvers.judge import Judge, Judged
 from fedtl.solvers.linear import Linear
 from fedtl.solvers.problem import ACTIVE, Problem
 
@@ -52,6 +53,8 @@ class Pair:
         The active party's canonical directions, constant first.
     held_out_joint, held_out_alone : ndarray of shape (n_rows, n_outputs), dtype float64
         Held-out scores of both models on labelled rows; zero where there are none.
+    judged : Judged or None
+        What sums say of them, where no held-out score was asked for.
     """
 
     joint: Linear | None
@@ -60,6 +63,7 @@ class Pair:
     directions: np.ndarray
     held_out_joint: np.ndarray
     held_out_alone: np.ndarray
+    judged: Judged | None = None
 
     def without_evidence(self) -> Pair:
         """Return what serves new rows: held-out scores and models are left out."""
@@ -71,6 +75,7 @@ class Pair:
             alone=self.alone.without_folds(),
             held_out_joint=nothing,
             held_out_alone=nothing,
+            judged=None,
         )
 
     def split(
@@ -111,9 +116,11 @@ class Pair:
 
 
 def fit_pair(
-    coalition: Coalition, party: int, problem: Problem, anchor: Anchor, *, assisted: bool
+    coalition: Coalition, party: int, problem: Problem, anchor: Anchor, judge: Judge | None
 ) -> Pair:
-    """Learn with one other party: a round for the moments, one for the scores, one for its trees.
+    """Learn with one other party: a round for the moments, one for the model.
+
+    Without a judge by sums there are held-out scores, and a round more for the party's trees.
 
     Parameters
     ----------
@@ -125,8 +132,8 @@ def fit_pair(
         What is to be learnt.
     anchor : Anchor
         The active party's own model.
-    assisted : bool
-        Whether the party is asked for trees.
+    judge : Judge or None
+        Judges by sums; None if held-out scores are to be asked for, and trees.
 
     Returns
     -------
@@ -153,11 +160,11 @@ def fit_pair(
         free = coalition.moments.most_targets(smallest) - 2 * problem.n_outputs
         own_map = own_map[:, : max(free, 0)]
     own = np.hstack([anchor.start[shared_rows], _project(session, shared_rows, own_map)])
-    joint, alone_moments = None, None
+    joint, shared_moments, alone_moments = None, None, None
     if len(shared_rows) == len(alone_rows) or len(shared_rows) >= 2 * problem.n_folds:
-        moments = _ask(coalition, party, problem, shared_rows, own)
-        joint = solve_joint(moments, problem.n_outputs, own, other_map)
-        alone_moments = moments if len(shared_rows) == len(alone_rows) else None
+        shared_moments = _ask(coalition, party, problem, shared_rows, own)
+        joint = solve_joint(shared_moments, problem.n_outputs, own, other_map)
+        alone_moments = shared_moments if len(shared_rows) == len(alone_rows) else None
     if alone_moments is None:
         nothing = np.empty((len(alone_rows), 0))
         alone_moments = _ask(coalition, party, problem, alone_rows, nothing)
@@ -174,19 +181,45 @@ def fit_pair(
             labeled=centered,
         )
     alone = solve_alone(alone_moments, problem.n_outputs, other_map, students)
+    if judge is not None:
+        judged = judge.pair(
+            party, joint, alone, shared_sums=shared_moments, alone_sums=alone_moments
+        )
+        models = [alone] if judged.joint is None else [judged.joint, alone]
+        kept = np.concatenate([model.other for model in models], axis=1)
+        coalition.moments.keep(channel, coalition.name, kept)
+        opened(
+            channel.name,
+            "moments.held_out",
+            rows=alone_rows,
+            folds=problem.folds[alone_rows],
+            held_out=np.concatenate([model.other_held_out for model in models], axis=2),
+        )
+        none = np.empty((0, problem.n_outputs))
+        return Pair(judged.joint, alone, 0.0, own_map, none, none, judged)
+    pair = Pair(joint, alone, 0.0, own_map, np.empty(0), np.empty(0))
+    return _with_scores(coalition, party, problem, pair, own)
+
+
+def _with_scores(
+    coalition: Coalition, party: int, problem: Problem, pair: Pair, own: np.ndarray
+) -> Pair:
+    """Ask for held-out scores of both models, and for the party's trees."""
+    joint, alone = pair.joint, pair.alone
+    channel, name = coalition.channels[party - 1], coalition.name
+    alone_rows, shared_rows = problem.rows(party), problem.rows(ACTIVE, party)
     models = [alone] if joint is None else [joint, alone]
-    scores = coalition.moments.ask_scores(
+    scores = ask_scores(
         channel,
-        coalition.name,
+        name,
         alone_rows,
         folds=problem.folds[alone_rows],
         held_out=np.concatenate([model.other_held_out for model in models], axis=2),
         coefficients=np.concatenate([model.other for model in models], axis=1),
     )
     held_out = [np.zeros_like(problem.target), np.zeros_like(problem.target)]
-    own_scores, share = scores[:, -problem.n_outputs :], 0.0
-    if assisted:
-        own_scores, share = _assist(channel, coalition.name, problem, alone_rows, own_scores)
+    own_scores = scores[:, -problem.n_outputs :]
+    own_scores, share = _assist(channel, name, problem, alone_rows, own_scores)
     held_out[1][alone_rows] = own_scores
     if joint is not None:
         inside = problem.known[alone_rows, ACTIVE]
@@ -196,7 +229,7 @@ def fit_pair(
             + np.einsum("nm,nmo->no", own, joint.own_held_out[fold])
             + joint.constant_held_out[fold]
         )
-    return Pair(joint, alone, share, own_map, held_out[0], held_out[1])
+    return replace(pair, tree_share=share, held_out_joint=held_out[0], held_out_alone=held_out[1])
 
 
 def _assist(

@@ -17,6 +17,7 @@ from fedtl.protocols.private_moments import PrivateMoments
 from fedtl.protocols.shared_moments import SharedMoments
 from fedtl.solvers.anchor import Anchor, fit_anchor
 from fedtl.solvers.coalition import Coalition, look_up
+from fedtl.solvers.judge import Judge
 from fedtl.solvers.latent import (
     LatentModel,
     StepHook,
@@ -38,6 +39,7 @@ from fedtl.solvers.subsets import (
     held_out_experts,
     subsets_to_serve,
 )
+from fedtl.solvers.summed import decide_by_sums
 
 
 @dataclass(frozen=True)
@@ -320,8 +322,9 @@ def fit_transfer(
             pairs = [fit_liu(coalition, problem, settings.n_components)]
     elif settings.solver != "latent":
         with timer.phase("moments"):
+            judge = Judge(problem, anchor) if settings.solver == "moments" else None
             pairs = [
-                fit_pair(coalition, party, problem, anchor, assisted=settings.solver == "auto")
+                fit_pair(coalition, party, problem, anchor, judge)
                 for party in range(1, len(pairs) + 1)
             ]
     model = TransferModel(
@@ -396,6 +399,9 @@ def fit_latent(
 def _decide_all(
     model: TransferModel, coalition: Coalition, problem: Problem, solver: str
 ) -> dict[Subset, Served]:
+    judged = [pair.judged for pair in model.pairs if pair is not None and pair.judged is not None]
+    if judged:
+        return decide_by_sums(problem, model.anchor, judged)
     decisions = Decisions(problem, held_out_experts(model.anchor, model.pairs), solver)
     latents, rows = None, np.flatnonzero(problem.labeled & problem.known.any(axis=1))
     if model.latent is not None:

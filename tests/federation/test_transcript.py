@@ -86,7 +86,7 @@ def test_what_is_opened_is_the_same_with_and_without_protection(rows, privacy):
     protection = Paillier(2048) if privacy == "paillier" else privacy
     with record_transcript() as protected:
         classifier(privacy=protection).fit(*rows)
-    for kind, name in (("moments.sums", "cross"), ("moments.scores", "scores")):
+    for kind, name in (("moments.sums", "cross"), ("moments.held_out", "held_out")):
         expected, came = (t.openings("shop", kind)[0][name] for t in (clear, protected))
         np.testing.assert_allclose(came, expected, atol=1e-3)
 

@@ -60,9 +60,37 @@ def test_shares_keep_targets_from_the_passive_party(cancer, moments):
     shared = leakage_report(clone(clf).set_params(privacy="sharing"), cancer.data, cancer.target)
     assert [f.source for f in clear.leaks if f.number == "3"] == ["moments.request/1: targets"]
     assert [f for f in shared.leaks if f.number == "3"] == []
-    # The scores that the active party opens are the same, and so is what they tell.
-    one, two = (scores(r)["5", "equality solving with sums"] for r in (clear, shared))
-    assert one == pytest.approx(two, abs=1e-4)
+
+
+def test_no_score_of_a_training_row_is_told_and_what_predictions_tell_is_said(moments):
+    """Else the fit tells the active party what only predictions have to."""
+    report = moments[1]
+    solved = [f for f in report.findings if f.number == "5"]
+    assert [f.why for f in solved] == ["no score of a row was told"] * 2
+    shortest, likeliest = (f.in_use for f in solved)
+    assert 0.0 < shortest.value < likeliest.value < 1.0
+    assert f"in use, it scores {likeliest}" in str(report)
+    (completed,) = (f for f in report.findings if f.number == "4")
+    # What is told of rows that were trained on is what it is in use, and a little more.
+    assert completed.in_use.value == pytest.approx(completed.score.value, abs=0.02)
+    assert completed.in_use.value != completed.score.value
+
+
+def test_what_is_opened_of_protected_joint_training_is_attacked(cancer):
+    clf = FederatedTransferClassifier(
+        cancer.parties,
+        solver="latent",
+        privacy="sharing",
+        max_iter=20,
+        n_folds=2,
+        random_state=0,
+    )
+    report = leakage_report(clf, cancer.data, cancer.target)
+    tried = {f.number: f for f in report.findings if f.applies}
+    assert set(tried) == {"3", "3b", "4", "5b"}
+    assert tried["4"].source.startswith("shared_latent.layer")
+    assert tried["3b"].score.value > 0.9  # the layer is solved for residuals
+    assert all(f.withstood for f in report.findings if f.number == "3")
 
 
 def test_every_attack_is_listed_whether_it_applies_or_not(latent):
@@ -118,7 +146,8 @@ def test_real_targets_and_unlabelled_rows_are_attacked_too(cancer):
     X.loc[::5, cancer.parties["spread"]] = np.nan
     report = leakage_report(some, X, y)
     assert report.labels.startswith("label attacks look for the class 0 (")
-    assert {f.number for f in report.findings if f.applies} == {"3", "4", "5", "5b"}
+    assert {f.number for f in report.findings if f.applies} == {"3", "4"}
+    assert {f.number for f in report.findings if f.in_use.value > 0} == {"4", "5", "5b"}
 
 
 def test_the_column_about_which_most_is_learnt_is_named(cancer, latent):

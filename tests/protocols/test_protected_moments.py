@@ -11,7 +11,7 @@ from fedtl.federation import InProcessChannel, Ledger
 from fedtl.parties import PartyService, Policy, Table
 from fedtl.privacy import FixedPointError
 from fedtl.protocols import ANSWERS
-from fedtl.protocols.moments import ask_moments, ask_scores
+from fedtl.protocols.moments import ask_moments
 from fedtl.protocols.protected_moments import ProtectedMoments, Reply, Request
 from fedtl.protocols.session import open_session, prepare_session
 from fedtl.wire import decode
@@ -75,12 +75,14 @@ def test_a_rotated_encoding_is_rotated_under_encryption(block, exchange, monkeyp
     np.testing.assert_allclose(cross, expected, atol=1e-3)
 
 
-def test_scores_are_those_in_the_clear(shop, exchange):
-    width = begin(shop)
-    held_out = RNG.normal(size=(FOLDS, 1 + width, 2))
-    scores = exchange.ask_scores(shop, "s", ROWS, folds=FOLD, held_out=held_out)
-    expected = ask_scores(shop, "s", ROWS, folds=FOLD, held_out=held_out)
-    np.testing.assert_array_equal(scores, expected)
+def test_coefficients_are_kept_under_its_own_protocol(block, exchange):
+    """A party that answers protected moments alone is served by them too."""
+    policy = Policy(protocols=frozenset({"session", "protected_moments", "predict"}))
+    service = PartyService("shop", Table(block), Encoder(), ANSWERS, policy=policy)
+    border = InProcessChannel(service, Ledger())
+    kept = RNG.normal(size=(1 + begin(border), 2))
+    exchange.keep(border, "s", kept)
+    np.testing.assert_array_equal(service.sessions["s"].state["fitted.coefficients"], kept)
 
 
 def requests(crossed):

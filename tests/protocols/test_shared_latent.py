@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 
 from fedtl import Encoder
 from fedtl.exceptions import PartyError, PolicyRefusal
-from fedtl.federation import InProcessChannel, Ledger
+from fedtl.federation import InProcessChannel, Ledger, record_transcript
 from fedtl.learning.whitening import Whitening
 from fedtl.parties import PartyService, Policy, Table
 from fedtl.privacy import FixedPointError
@@ -76,6 +76,24 @@ def test_the_party_keeps_the_layer_of_all_rows_for_new_ones(shop):
     expected = own @ (trained.T @ RESIDUALS)
     np.testing.assert_allclose(reply.latents[0][reply.known], expected, atol=1e-4)
     assert not reply.latents[0][~reply.known].any()
+
+
+def test_a_transcript_has_what_either_side_opens_and_not_what_the_other_does(shop):
+    """Else attacks see masked numbers only, and the report says that nothing leaks."""
+    with record_transcript() as transcript:
+        layer = begun(shop)
+        scores = layer.scores(RESIDUALS)
+        layer.keep(RESIDUALS)
+    (told,) = transcript.openings("shop", "shared_latent.scores")
+    np.testing.assert_array_equal(told["rows"], ROWS)
+    np.testing.assert_array_equal(told["scores"], scores)
+    (kept,) = transcript.openings("shop", "shared_latent.layer", holder="shop")
+    (solved,) = transcript.openings("shop", "latent.layer_gradient", holder="shop")
+    trained, _ = features(shop)
+    np.testing.assert_allclose(solved["inputs"], trained, atol=1e-5)
+    np.testing.assert_allclose(solved["gradient"], trained.T @ RESIDUALS, atol=1e-4)
+    np.testing.assert_allclose(kept["scores"], solved["inputs"] @ solved["gradient"])
+    assert len(transcript.openings("shop", "shared_latent.layer")) == 0
 
 
 def test_features_are_a_hat_matrix_within_their_bound():

@@ -63,17 +63,16 @@ def test_a_fold_without_rows_sums_to_zero(shop):
     assert not gram[2:].any()
 
 
-def test_scores_are_those_in_the_clear_and_coefficients_are_kept(shop):
+def test_coefficients_are_kept_for_new_rows(shop):
     width = begin(shop)
-    held_out = RNG.normal(size=(FOLDS, 1 + width, 2))
     kept = RNG.normal(size=(1 + width, 3))
-    scores = shared(shop).ask_scores(
-        shop, "s", ROWS, folds=FOLD, held_out=held_out, coefficients=kept
-    )
-    expected = ask_scores(shop, "s", ROWS, folds=FOLD, held_out=held_out)
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    shared(shop).keep(shop, "s", kept)
     reply = ask_predictions(shop, "s", np.arange(60), scores=True, latents=False)
-    assert reply.scores.shape == (60, 3)
+    session = shop._service.sessions["s"]
+    encoded = np.concatenate([e for _, e in session.encoded(ROWS)])
+    np.testing.assert_allclose(reply.scores[ROWS], encoded @ kept[1:] + kept[0])
+    with pytest.raises(PartyError, match=f"coefficients for {width} columns were sent"):
+        shared(shop).keep(shop, "s", kept[1:])
 
 
 def test_two_questions_in_one_session_have_masks_of_their_own(shop, crossed):
@@ -112,14 +111,10 @@ def test_what_crosses_is_uniform_whatever_targets_and_columns(block, crossed, ta
             assert chisquare(np.bincount(seen, minlength=256)).pvalue > 1e-6
 
 
-def test_neither_targets_nor_held_out_models_cross_in_the_clear(shop, crossed):
-    width = begin(shop)
-    held_out = RNG.normal(size=(FOLDS, 1 + width, 2))
-    exchange = shared(shop)
-    exchange.ask_moments(shop, "s", ROWS, **MOMENTS)
-    exchange.ask_scores(shop, "s", ROWS, folds=FOLD, held_out=held_out)
+def test_no_target_crosses_in_the_clear(shop, crossed):
+    shared(shop).ask_moments(shop, "s", ROWS, **MOMENTS)
     sent = b"".join(data for direction, _, data in crossed if direction == "sent")
-    for secret in [*TARGETS[:, 1], *held_out.ravel()]:
+    for secret in TARGETS[:, 1]:
         assert secret.tobytes() not in sent
 
 
@@ -244,13 +239,11 @@ def test_a_policy_bounds_rows_of_a_sum_and_scores_of_a_row(block):
     border, _ = with_policy(block, min_rows=16)
     with pytest.raises(PolicyRefusal, match="15 rows"):
         shared(border).ask_moments(border, "s", ROWS, **MOMENTS)
-    for protected in (True, False):
-        border, width = with_policy(block, max_row_scores=5)
-        ask = shared(border).ask_scores if protected else ask_scores
-        held_out = np.zeros((FOLDS, 1 + width, 3))
-        ask(border, "s", ROWS, folds=FOLD, held_out=held_out)
-        with pytest.raises(PolicyRefusal, match=r"scores of one training row .* allows 5"):
-            ask(border, "s", ROWS, folds=FOLD, held_out=held_out)
+    border, width = with_policy(block, max_row_scores=5)
+    held_out = np.zeros((FOLDS, 1 + width, 3))
+    ask_scores(border, "s", ROWS, folds=FOLD, held_out=held_out)
+    with pytest.raises(PolicyRefusal, match=r"scores of one training row .* allows 5"):
+        ask_scores(border, "s", ROWS, folds=FOLD, held_out=held_out)
 
 
 def test_a_party_may_allow_shared_moments_and_refuse_clear_ones(block):

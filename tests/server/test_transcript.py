@@ -20,7 +20,7 @@ def test_what_the_active_party_sees_is_recorded_and_can_be_attacked(world, data)
         simulated.fit(made.X, made.y)
     kinds = [m.kind for m in crossed.seen_by("shop") if not m.kind.startswith("alignment.")]
     assert kinds == [m.kind for m in expected.seen_by("shop")]
-    for kind, name in (("moments.sums", "gram"), ("moments.scores", "scores")):
+    for kind, name in (("moments.sums", "gram"), ("moments.held_out", "held_out")):
         one, two = (t.openings("shop", kind)[0][name] for t in (crossed, expected))
         np.testing.assert_allclose(one, two)
     report = leakage_report(remote, made.own, made.y, transcript=crossed)

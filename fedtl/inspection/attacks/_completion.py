@@ -36,7 +36,8 @@ def completion_attack(scene: Scene) -> list[Finding]:
     list of Finding
         For each passive party: the AUC on the other rows of the better of a logistic regression and
         label spreading on 40 labelled rows, from what the party's own part of the model puts out.
-        The control is the same from its columns.
+        The control is the same from its columns; in use, it is from what that part says of rows
+        that it was not trained on.
     """
     findings = []
     for party in scene.passive:
@@ -62,12 +63,10 @@ def _parts(scene: Scene, party: str) -> list[tuple[str, np.ndarray, np.ndarray]]
     """What the party can compute of rows: scores by what it was told or opened, latents it sent."""
     found = []
     encoded = scene.encoded.get(party)
-    for message in scene.transcript.seen_by(party):
-        coefficients = getattr(message, "coefficients", None)
-        if coefficients is not None and coefficients.size and encoded is not None:
+    for kind, coefficients in scene.kept_coefficients(party).items():
+        if encoded is not None:
             rows = np.flatnonzero(~np.isnan(encoded).any(axis=1))
-            scores = encoded[rows] @ coefficients[1:]
-            found.append((f"{message.kind}: coefficients", rows, scores))
+            found.append((f"{kind}: coefficients", rows, encoded[rows] @ coefficients[1:]))
     for told in scene.told_by(party):
         if told.source.startswith("latent.encoded/"):
             found.append((told.source, *told.averaged()))
@@ -85,8 +84,16 @@ def _complete(scene: Scene, frame: Finding, rows: np.ndarray, values: np.ndarray
     if min(positive.sum(), (~positive).sum()) < _KNOWN or own is None:
         return replace(frame, why=f"fewer than {_KNOWN} rows of a class are labelled")
     draws = [_draw(positive, rng) for _ in range(_DRAWS)]
+    unseen, in_use = scene.held_out(frame.attacker), Estimate(np.nan)
+    if unseen is not None and np.isin(rows, unseen[0]).all():
+        order = np.argsort(unseen[0])
+        place = order[np.searchsorted(unseen[0], rows, sorter=order)]
+        in_use = _attack(unseen[1][place], positive, draws)
     return replace(
-        frame, score=_attack(values, positive, draws), control=_attack(own, positive, draws)
+        frame,
+        score=_attack(values, positive, draws),
+        control=_attack(own, positive, draws),
+        in_use=in_use,
     )
 
 

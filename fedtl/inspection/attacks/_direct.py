@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from fedtl.inspection.attacks._finding import Estimate, Finding, auc, over_draws
+from fedtl.inspection.attacks._finding import Finding
+from fedtl.inspection.attacks._own import best_number
 from fedtl.inspection.attacks._scene import Scene
 from fedtl.inspection.attacks._told import RowNumbers
 
 _KNOWN = 20
-_DRAWS = 50
 
 
 def direct_attack(scene: Scene) -> list[Finding]:
@@ -53,29 +51,6 @@ def _direct(scene: Scene, frame: Finding, told: RowNumbers) -> Finding:
     own = scene.own(frame.attacker, rows)
     return replace(
         frame,
-        score=_best_number(values, positive, rng),
-        control=_best_number(own, positive, rng),
+        score=best_number(values, positive, n_known=_KNOWN, rng=rng),
+        control=best_number(own, positive, n_known=_KNOWN, rng=rng),
     )
-
-
-def _best_number(
-    values: np.ndarray | None, positive: np.ndarray, rng: np.random.Generator
-) -> Estimate:
-    """Choose a number and its sign on a few known rows, and score the others with it."""
-    if values is None or not values.size or min(positive.sum(), (~positive).sum()) <= _KNOWN // 2:
-        return Estimate(np.nan)
-    found = []
-    for _ in range(_DRAWS):
-        known = np.concatenate(
-            [
-                rng.choice(np.flatnonzero(c), _KNOWN // 2, replace=False)
-                for c in (positive, ~positive)
-            ]
-        )
-        others = np.setdiff1d(np.arange(len(values)), known)
-        others = rng.choice(others, len(others))
-        areas = auc(positive[known], values[known])
-        best = int(np.abs(areas - 0.5).argmax())
-        sign = 1.0 if areas[best] >= 0.5 else -1.0
-        found.append(float(auc(positive[others], sign * values[others, best])))
-    return over_draws(found)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedtl.inspection.attacks._finding import Finding, over_rows
+from fedtl.inspection.attacks._finding import Estimate, Finding, over_rows
 from fedtl.inspection.attacks._scene import Scene
 
 _EQUAL = 1e-9
@@ -30,7 +30,8 @@ def equality_attack(scene: Scene) -> list[Finding]:
     list of Finding
         For each passive party the share of the variance of its encoded columns that is recovered:
         by the shortest solution, as in the paper, and by the likeliest one given the sums of
-        products, which the active party has as well. The mean guess is zero.
+        products, which the active party has as well. The mean guess is zero. In use, it is solved
+        for what predictions of the same rows tell.
     """
     findings = []
     for party in scene.passive:
@@ -43,7 +44,7 @@ def equality_attack(scene: Scene) -> list[Finding]:
         )
         scores = scene.transcript.openings(party, "moments.scores")
         sums = scene.transcript.openings(party, "moments.sums")
-        if not scores or not sums:
+        if not sums:
             why = "no scores of coefficients that the active party knows were told"
             findings.append(replace(frame, why=why))
         elif party not in scene.encoded:
@@ -51,6 +52,17 @@ def equality_attack(scene: Scene) -> list[Finding]:
         else:
             findings += _solve(scene, frame, scores, _moments(sums))
     return findings
+
+
+def _in_use(scene: Scene, party: str) -> list[dict[str, np.ndarray]]:
+    """What predictions of all rows would tell."""
+    predicted, kept = scene.predictions(party), scene.kept_coefficients(party)
+    if predicted is None or not kept:
+        return []
+    rows, scores = predicted
+    coefficients = next(iter(kept.values()))[None]
+    folds = np.zeros(len(rows), dtype=np.int64)
+    return [{"rows": rows, "folds": folds, "held_out": coefficients, "scores": scores}]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,23 +81,35 @@ def _moments(sums: list[dict[str, np.ndarray]]) -> _Sums:
 def _solve(
     scene: Scene, frame: Finding, scores: list[dict[str, np.ndarray]], sums: _Sums
 ) -> list[Finding]:
-    rng, truth = scene.rng(7), scene.encoded[frame.victim]
-    identity = np.eye(len(sums.mean))
+    in_use = _in_use(scene, frame.victim)
     findings = []
-    for attack, prior in (("", identity), (" with sums", sums.covariance)):
-        rows, solved = _solutions(scores, sums.mean, prior)
-        error = (solved - truth[rows]) ** 2
-        spread = (sums.mean - truth[rows]) ** 2
-
-        def recovered(
-            i: np.ndarray, error: np.ndarray = error, spread: np.ndarray = spread
-        ) -> float:
-            return float(1.0 - error[i].sum() / spread[i].sum())
-
-        findings.append(
-            replace(frame, attack=frame.attack + attack, score=over_rows(recovered, len(rows), rng))
-        )
+    for attack, prior in (
+        ("", replace(sums, covariance=np.eye(len(sums.mean)))),
+        (" with sums", sums),
+    ):
+        named = replace(frame, attack=frame.attack + attack)
+        if in_use:
+            named = replace(named, in_use=_recovered(scene, frame.victim, in_use, prior))
+        if scores:
+            named = replace(named, score=_recovered(scene, frame.victim, scores, prior))
+        else:
+            named = replace(named, why="no score of a row was told")
+        findings.append(named)
     return findings
+
+
+def _recovered(
+    scene: Scene, party: str, scores: list[dict[str, np.ndarray]], prior: _Sums
+) -> Estimate:
+    """Share of the variance of encoded columns that the likeliest ones recover."""
+    rows, solved = _solutions(scores, prior.mean, prior.covariance)
+    truth = scene.encoded[party][rows]
+    error, spread = (solved - truth) ** 2, (prior.mean - truth) ** 2
+
+    def recovered(i: np.ndarray) -> float:
+        return float(1.0 - error[i].sum() / spread[i].sum())
+
+    return over_rows(recovered, len(rows), scene.rng(7))
 
 
 def _solutions(

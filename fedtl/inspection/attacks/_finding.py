@@ -67,6 +67,10 @@ class Finding:
         The message that the score is made of.
     why : str
         Why the attack does not apply; empty if it does.
+    in_use : Estimate
+        How well it does with what the fitted model tells in use, whatever protects the fit: a
+        part of the model, of rows that it was not trained on; predictions, of the rows that are
+        predicted. NaN if that has no meaning.
     """
 
     number: str
@@ -83,6 +87,7 @@ class Finding:
     knows: str = "nothing"
     source: str = ""
     why: str = ""
+    in_use: Estimate = Estimate(np.nan)
 
     @property
     def applies(self) -> bool:

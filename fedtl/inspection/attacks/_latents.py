@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from sklearn.linear_model import RidgeCV
 
-from fedtl.inspection.attacks._finding import Finding, over_draws
+from fedtl.inspection.attacks._finding import Estimate, Finding, over_draws
 from fedtl.inspection.attacks._scene import Scene
 from fedtl.inspection.attacks._told import Batch
 
@@ -30,7 +30,7 @@ def latent_inversion_attack(scene: Scene) -> list[Finding]:
         For each passive party the share of the variance of its columns that a ridge regression
         recovers on other rows: of all columns, and of the one about which most is learnt beyond the
         control. The attacker uses what it was told with its own columns and without them; the
-        control is its own columns alone.
+        control is its own columns alone. In use, it has predictions of the same rows.
     """
     findings = []
     for party in scene.passive:
@@ -49,13 +49,27 @@ def latent_inversion_attack(scene: Scene) -> list[Finding]:
         if party not in scene.columns:
             findings.append(replace(frame, why="the party's columns are not at hand"))
         elif not told:
-            findings.append(replace(frame, why="the party tells no number of a single row"))
+            silent = replace(frame, why="the party tells no number of a single row")
+            findings += _with_predictions(scene, [silent])
         elif len(rows) < 2 * _KNOWN:
             why = f"it takes {2 * _KNOWN} rows, the party tells of {len(rows)}"
             findings.append(replace(frame, why=why))
         else:
-            findings += _invert(scene, frame, rows, told)
+            findings += _with_predictions(scene, _invert(scene, frame, rows, told))
     return findings
+
+
+def _with_predictions(scene: Scene, findings: list[Finding]) -> list[Finding]:
+    """Add what predictions of the same rows would tell."""
+    predicted = scene.predictions(findings[0].victim)
+    if predicted is None or len(predicted[0]) < 2 * _KNOWN:
+        return findings
+    told = _invert(scene, findings[0], predicted[0], {"predictions": predicted})
+    whole, worst = (replace(each, in_use=each.score) for each in told)
+    if not findings[0].applies:
+        silent = Estimate(np.nan)
+        return [replace(each, score=silent, control=silent, source="") for each in (whole, worst)]
+    return [replace(f, in_use=w.score) for f, w in zip(findings, (whole, worst), strict=True)]
 
 
 def _told(scene: Scene, party: str) -> dict[str, Batch]:

@@ -76,3 +76,43 @@ def known_positives(
         found["cosine"].append(float(auc(positive[others], cosine(values[others], reference))))
         found["distance"].append(float(auc(positive[others], -distance)))
     return over_draws(max(found.values(), key=np.mean))
+
+
+def best_number(
+    values: np.ndarray | None, positive: np.ndarray, *, n_known: int, rng: np.random.Generator
+) -> Estimate:
+    """Attack labels by one number of each row, chosen with its sign on a few labelled rows.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_rows, n_numbers) or None
+        Numbers; None if there are none.
+    positive : ndarray of shape (n_rows,), dtype bool
+        The truth.
+    n_known : int
+        Rows whose label the attacker knows, half of either class; they are not scored.
+    rng : Generator
+        Draws them, anew each time, and a bootstrap of the others.
+
+    Returns
+    -------
+    Estimate
+        The AUC, mean over draws.
+    """
+    if values is None or not values.size or min(positive.sum(), (~positive).sum()) <= n_known // 2:
+        return Estimate(np.nan)
+    found = []
+    for _ in range(_DRAWS):
+        known = np.concatenate(
+            [
+                rng.choice(np.flatnonzero(c), n_known // 2, replace=False)
+                for c in (positive, ~positive)
+            ]
+        )
+        others = np.setdiff1d(np.arange(len(values)), known)
+        others = rng.choice(others, len(others))
+        areas = auc(positive[known], values[known])
+        best = int(np.abs(areas - 0.5).argmax())
+        sign = 1.0 if areas[best] >= 0.5 else -1.0
+        found.append(float(auc(positive[others], sign * values[others, best])))
+    return over_draws(found)

@@ -90,6 +90,64 @@ class Scene:
                 found[f"{event.kind}, opened {len(found) + 1}"] = rows, event.numbers["scores"]
         return found
 
+    def kept_coefficients(self, party: str) -> dict[str, np.ndarray]:
+        """Return the coefficients for new rows that a passive party was given, by message."""
+        found = {}
+        for message in self.transcript.seen_by(party):
+            coefficients = getattr(message, "coefficients", None)
+            if coefficients is not None and coefficients.size:
+                found[message.kind] = coefficients
+        return found
+
+    def predictions(self, party: str) -> Batch | None:
+        """Return what the active party would be told if it had all rows predicted.
+
+        Parameters
+        ----------
+        party : str
+            The passive party.
+
+        Returns
+        -------
+        (ndarray, ndarray) or None
+            Rows and scores by the party's part of the model; None if it has none or its columns
+            are not at hand.
+        """
+        encoded = self.encoded.get(party)
+        for coefficients in self.kept_coefficients(party).values():
+            if encoded is not None:
+                rows = np.flatnonzero(~np.isnan(encoded).any(axis=1))
+                return rows, encoded[rows] @ coefficients[1:] + coefficients[0]
+        for layer in self.transcript.openings(party, "shared_latent.layer", holder=party):
+            return layer["rows"].astype(np.int64), layer["scores"]
+        return None
+
+    def held_out(self, party: str) -> Batch | None:
+        """Return what a passive party's part of the model says of rows it was not trained on.
+
+        Parameters
+        ----------
+        party : str
+            The passive party.
+
+        Returns
+        -------
+        (ndarray, ndarray) or None
+            Rows and held-out scores, which the party does not have; None if there are none.
+        """
+        for told in self.transcript.openings(party, "shared_latent.scores"):
+            return told["rows"].astype(np.int64), told["scores"]
+        for kind in ("moments.held_out", "moments.scores"):
+            for model in self.transcript.openings(party, kind):
+                if party in self.encoded and len(model["held_out"]) > 1:
+                    rows, folds = model["rows"].astype(np.int64), model["folds"]
+                    encoded, slopes = self.encoded[party][rows], model["held_out"][:, 1:]
+                    scores = np.empty((len(rows), slopes.shape[2]))
+                    for fold in np.unique(folds):
+                        scores[folds == fold] = encoded[folds == fold] @ slopes[fold]
+                    return rows, scores
+        return None
+
     def labeled(self, rows: np.ndarray) -> np.ndarray:
         """Return which of these rows have a label."""
         return ~np.isnan(self.labels[rows])
