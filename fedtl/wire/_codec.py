@@ -183,7 +183,8 @@ def _header(sent: Message) -> tuple[bytes, int]:
         if not isinstance(t, Tensor)
     )
     text = f'{{"kind": {_to_json(sent.kind)}, "scalars": {{{scalars}}}}}'
-    declared, n_bytes = _declarations(type(sent), tuple(value.shape for value in _tensors(sent)))
+    shapes = tuple(value.shape for value in _tensors(sent))
+    declared, n_bytes = _declarations(type(sent), shapes)  # type: ignore[arg-type]
     encoded = f'{{"__metadata__":{{"fedtl":{_to_json(text)}}}{declared}}}'.encode()
     return encoded.ljust(math.ceil(len(encoded) / 8) * 8), n_bytes
 

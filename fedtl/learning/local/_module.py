@@ -86,7 +86,7 @@ class ModuleModel(LocalModel):
         with seeded(seed), self._network.pulled(pull):
             for _ in range(epochs):
                 order = torch.randperm(len(rows), generator=generator)
-                for batch in order[:last].split(size):
+                for batch in torch.split(order[:last], size):
                     optimizer.zero_grad()
                     losses.append(self._backward(rows[batch], targets[batch]))
                     optimizer.step()
@@ -172,7 +172,7 @@ class ModuleModel(LocalModel):
         output = (module or self.module)(rows)
         if not isinstance(output, Tensor):
             output = getattr(output, "logits", output)
-        shape = output.shape if isinstance(output, Tensor) else ()
+        shape: tuple[int, ...] = output.shape if isinstance(output, Tensor) else ()
         if shape[:1] != rows.shape[:1]:
             raise ValueError(
                 f"the module must map {len(rows)} rows to a tensor of as many rows, got "
