@@ -19,7 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
 from fedtl.estimators._tuned import TunedEstimator
 from fedtl.estimators._tuning_checks import check_private
-from fedtl.federation import Ledger
+from fedtl.federation import Ledger, same_workers
 from fedtl.inspection import TuningReport
 from fedtl.learning.compression import Compression
 from fedtl.learning.local import LocalRecipe, Shape, kind_of
@@ -371,7 +371,8 @@ class FederatedFineTuner(TunedEstimator):
         )
         ledger = Ledger()
         services, channels = self._open(rows, row_answers(job.recipe), ledger)
-        done = tune(job, services, channels, ledger, seed)
+        with same_workers():
+            done = tune(job, services, channels, ledger, seed)
         self.model_, progress = done.model, done.progress
         fitted: Any = self.model_.fitted()
         if n_classes and kind_of(self.estimator) == "coefficients":

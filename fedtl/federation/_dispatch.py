@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar, cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
 
 from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
@@ -14,6 +16,25 @@ from fedtl.federation._ledger import Ledger
 from fedtl.wire import Message, WireError
 
 R = TypeVar("R", bound=Message)
+
+_workers: ContextVar[Any] = ContextVar("workers", default=None)
+
+
+@contextmanager
+def same_workers() -> Iterator[None]:
+    """Let all :func:`ask_all` within use the same workers, where joblib's backend has any.
+
+    Some backends, Ray's among them, start processes for each call otherwise.
+    """
+    if effective_n_jobs(None) == 1:
+        yield
+        return
+    with Parallel() as workers:
+        token = _workers.set(workers)
+        try:
+            yield
+        finally:
+            _workers.reset(token)
 
 
 def ask_all(
@@ -44,14 +65,14 @@ def ask_all(
     backend, _ = get_active_backend()
     if getattr(backend, "supports_sharedmem", False):
         jobs = (delayed(_ask)(c, r, expected) for c, r in zip(channels, requests, strict=True))
-        return list(Parallel()(jobs))
+        return list(_parallel()(jobs))
     simulated = [cast(InProcessChannel, channel) for channel in channels]
     copies = [InProcessChannel(c._service, Ledger(), c._serialize) for c in simulated]
     for copy in copies:
         copy._transcript = None  # what it would record in another process would not come back
     jobs = (delayed(_ask_apart)(c, r, expected) for c, r in zip(copies, requests, strict=True))
     replies = []
-    answers = Parallel()(jobs)
+    answers = _parallel()(jobs)
     for channel, request, (reply, copy) in zip(simulated, requests, answers, strict=True):
         _bring_back(channel, copy)
         channel.record("sent", request)
@@ -59,6 +80,10 @@ def ask_all(
             channel.record("received", reply)
         replies.append(reply)
     return replies
+
+
+def _parallel() -> Any:
+    return _workers.get() or Parallel()
 
 
 def _ask(channel: Channel, request: Message, expected: type[R]) -> R | PartyError:
