@@ -405,7 +405,8 @@ def test_compression_saves_bytes_and_hardly_costs_accuracy(digits):
 
 def test_the_history_accounts_for_every_byte_of_the_rounds(digits):
     X, y, party = digits
-    tuner = FederatedFineTuner(mlp(), n_rounds=3, cohort=2).fit(X, y, party)
+    # Of unseeded cohorts, the loss of the last may be that of parties with the harder rows.
+    tuner = FederatedFineTuner(mlp(), n_rounds=3, cohort=2, random_state=0).fit(X, y, party)
     in_rounds = ("rounds.round/1", "rounds.update/1")
     rows = [r for r in tuner.report_.messages if r["kind"] in in_rounds]
     assert sum(r["bytes"] for r in tuner.history_) == sum(r["bytes"] for r in rows)
