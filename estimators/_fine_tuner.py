@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
 from fedtl.estimators._tuned import TunedEstimator
 from fedtl.estimators._tuning_checks import check_private, check_remote, rounds_privacy
-from fedtl.federation import Ledger
+from fedtl.federation import Ledger, same_workers
 from fedtl.inspection import TuningReport
 from fedtl.learning.compression import Compression
 from fedtl.learning.local import LocalRecipe, Shape, kind_of
@@ -394,7 +394,8 @@ class FederatedFineTuner(TunedEstimator):
             start=start,
             privacy=privacy,
         )
-        done = tune(job, services, channels, ledger, seed=seed, fit=fit)
+        with same_workers():
+            done = tune(job, services, channels, ledger, seed=seed, fit=fit)
         self.model_, progress = done.model, done.progress
         fitted: Any = self.model_.fitted()
         if n_classes and kind_of(self.estimator) == "coefficients":

@@ -1,7 +1,7 @@
 """The asking side: channels to parties, and the ledger of what crossed."""
 
 from fedtl.federation._channel import Channel, InProcessChannel
-from fedtl.federation._dispatch import ask_all
+from fedtl.federation._dispatch import ask_all, same_workers
 from fedtl.federation._ledger import Ledger
 from fedtl.federation._remote import Federation
 from fedtl.federation._remote_channel import RemoteChannel, RemoteParties
@@ -34,4 +34,5 @@ __all__ = [
     "ask_all",
     "opened",
     "record_transcript",
+    "same_workers",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import repeat
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
@@ -19,6 +21,25 @@ from fedtl.wire import Message, WireError
 
 R = TypeVar("R", bound=Message)
 _MOST_THREADS = 32
+
+_workers: ContextVar[Any] = ContextVar("workers", default=None)
+
+
+@contextmanager
+def same_workers() -> Iterator[None]:
+    """Let all :func:`ask_all` within use the same workers, where joblib's backend has any.
+
+    Some backends, Ray's among them, start processes for each call otherwise.
+    """
+    if effective_n_jobs(None) == 1:
+        yield
+        return
+    with Parallel() as workers:
+        token = _workers.set(workers)
+        try:
+            yield
+        finally:
+            _workers.reset(token)
 
 
 def ask_all(
@@ -52,14 +73,14 @@ def ask_all(
     backend, _ = get_active_backend()
     if getattr(backend, "supports_sharedmem", False):
         jobs = (delayed(_ask)(c, r, expected) for c, r in zip(channels, requests, strict=True))
-        return list(Parallel()(jobs))
+        return list(_parallel()(jobs))
     simulated = [cast(InProcessChannel, channel) for channel in channels]
     copies = [InProcessChannel(c._service, Ledger(), c._serialize) for c in simulated]
     for copy in copies:
         copy._transcript = None  # what it would record in another process would not come back
     jobs = (delayed(_ask_apart)(c, r, expected) for c, r in zip(copies, requests, strict=True))
     replies = []
-    answers = Parallel()(jobs)
+    answers = _parallel()(jobs)
     for channel, request, (reply, copy) in zip(simulated, requests, answers, strict=True):
         _bring_back(channel, copy)
         channel.record("sent", request)
@@ -73,6 +94,10 @@ def ask_all(
 def _threads(process: int) -> ThreadPoolExecutor:
     """Threads of this process that wait for parties: a thread is a conversation with each."""
     return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="fedtl parties")
+
+
+def _parallel() -> Any:
+    return _workers.get() or Parallel()
 
 
 def _ask(channel: Channel, request: Message, expected: type[R]) -> R | PartyError:
