@@ -77,7 +77,7 @@ class Transcript:
     >>> with record_transcript() as transcript:
     ...     clf = clf.fit(wine.data, wine.target)
     >>> [message.kind for message in transcript.seen_by("colour")][2:4]
-    ['moments.request/1', 'moments.model/1']
+    ['moments.request/1', 'moments.keep/1']
     """
 
     events: list[Crossing | Opening] = field(default_factory=list)

@@ -49,7 +49,7 @@ class LeakageDisplay:
     >>> clf = FederatedTransferClassifier(cancer.parties, solver="moments", random_state=0)
     >>> display = LeakageDisplay.from_estimator(clf, cancer.data, cancer.target)
     >>> display.labels[-1]
-    '5b latent inversion, worst column: columns of spread'
+    '4 model completion: labels of mean'
     """
 
     def __init__(self, labels: Any, scores: Any, controls: Any, bounds: Any) -> None:

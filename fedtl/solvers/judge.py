@@ -36,8 +36,8 @@ class Judged:
         Weight of the anchor's scores in the pool.
     joint_curve, alone_curve : Calibration or None
         From the scores of the pool, and of the other party's own model, to probabilities.
-    gain : Gain or None
-        Of the pool over the anchor.
+    gain, alone_gain : Gain or None
+        Of the pool, and of the other party's own model, over the anchor.
     products : ndarray of shape (1 + 3 * n_outputs, 1 + 3 * n_outputs) or None
         Of one, the anchor's scores, the pool's and the target.
     """
@@ -47,6 +47,7 @@ class Judged:
     joint_curve: Calibration | None
     alone_curve: Calibration | None
     gain: Gain | None
+    alone_gain: Gain | None
     products: np.ndarray | None
 
 
@@ -108,7 +109,7 @@ class Judge:
         products = score_products(alone_sums, [own, target]).sum(axis=0)
         alone_curve = self._calibrate(products)
         if joint is None or shared_sums is None:
-            return Judged(None, 0.0, None, alone_curve, None, None)
+            return Judged(None, 0.0, None, alone_curve, None, None, None)
         anchor, target = _selected(shared_sums, n, n), _selected(shared_sums, 0, n)
         maps = [_scores(shared_sums, joint, n), anchor, _scores(shared_sums, alone, n)]
         products = score_products(shared_sums, [*maps, target]).sum(axis=0)
@@ -118,8 +119,16 @@ class Judge:
         products = score_products(shared_sums, [anchor, pool, target]).sum(axis=0)
         keep = np.r_[0, 1 + n : 1 + 3 * n]
         curve = self._calibrate(products[np.ix_(keep, keep)])
-        gain = gain_by_sums(products)
-        return Judged(linear, float(shares[1]), curve, alone_curve, gain, products)
+        single = score_products(shared_sums, [anchor, maps[2], target]).sum(axis=0)
+        return Judged(
+            linear,
+            float(shares[1]),
+            curve,
+            alone_curve,
+            gain_by_sums(products),
+            gain_by_sums(single),
+            products,
+        )
 
     def _calibrate(self, products: np.ndarray) -> Calibration | None:
         return calibrate(products, self.problem.task, self._correction)

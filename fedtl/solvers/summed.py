@@ -56,6 +56,9 @@ def decide_by_sums(
         joined = [pair for pair in members if pair.joint is not None]
         if ACTIVE not in subset:
             served[subset] = _pool(problem, subset, [pair.alone_curve for pair in members])
+            gain = members[0].alone_gain if len(members) == 1 else None
+            evidence = replace(served[subset].evidence, gain=gain)
+            served[subset] = replace(served[subset], evidence=evidence)
         elif joined:
             own = alone.singles[ACTIVE]
             served[subset] = _guarded(problem, subset, len(members), joined, own)
