@@ -163,8 +163,9 @@ class FederatedSharedColumnsClassifier(ClassifierMixin, SharedColumns):
         Bins of the piecewise-linear encodings.
     party : str, int or None, default=None
         Name or position of a column of X that says whose row is whose, and is no feature.
-    federation : Simulation or None, default=None
-        How the parties are simulated, with which policies.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process; with a `Federation`, X
+        has this party's own rows only, in the columns of all.
     random_state : int, RandomState instance or None, default=None
         Draws folds and trees.
 
@@ -258,8 +259,9 @@ class FederatedSharedColumnsRegressor(RegressorMixin, SharedColumns):
         Bins of the piecewise-linear encodings.
     party : str, int or None, default=None
         Name or position of a column of X that says whose row is whose, and is no feature.
-    federation : Simulation or None, default=None
-        How the parties are simulated, with which policies.
+    federation : Simulation, Federation or None, default=None
+        How the parties are reached. None simulates them in this process; with a `Federation`, X
+        has this party's own rows only, in the columns of all.
     random_state : int, RandomState instance or None, default=None
         Draws folds and trees.
 
