@@ -173,8 +173,8 @@ def limbs(values: np.ndarray) -> np.ndarray:
     --------
     >>> import numpy as np
     >>> from fedtl.privacy.fixed_point import limbs, read_limbs
-    >>> read_limbs(limbs(np.array([1e12, -0.1])) + limbs(np.array([0.5, 0.3]))).tolist()
-    [1000000000000.5, 0.2]
+    >>> read_limbs(limbs(np.array([1e12, -0.25])) + limbs(np.array([0.5, 0.75]))).tolist()
+    [1000000000000.5, 0.5]
     """
     largest = float(np.abs(values).max(initial=0.0))
     if not largest <= 2.0**60:  # NaN included

@@ -122,7 +122,7 @@ def test_mistakes_end_with_one_line_and_not_with_a_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
-        ({"path": "x.csv"}, "give either path or url, and key"),
+        ({"path": "x.csv"}, "give either path or url, and either key"),
         ({"path": "x.csv", "url": "sqlite://", "key": "id"}, "give either path or url"),
         ({"path": "x.csv", "key": "id", "file": "y"}, r"unknown entries \['file'\]"),
     ],

@@ -11,7 +11,7 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 from fedtl import FederatedFineTuner
-from fedtl.exceptions import BudgetSpent, DroppedPartyWarning, PartyError
+from fedtl.exceptions import BudgetSpent, PartyError, PolicyRefusal
 from fedtl.federation import Simulation
 from fedtl.parties import Policy
 from fedtl.privacy import DifferentialPrivacy, PrivacyBudget
@@ -68,7 +68,7 @@ def test_a_party_s_own_policy_bounds_epsilon_and_refuses_updates_without_noise(c
     tuner(ROWS, federation=federation).fit(X, y)
     with pytest.raises(BudgetSpent, match="'1': .* 1 earlier ones .* its budget is 10"):
         tuner(ROWS, federation=federation).fit(X, y)
-    with pytest.warns(DroppedPartyWarning, match=r"'1': its policy bounds epsilon, .*update/1"):
+    with pytest.raises(PolicyRefusal, match=r"'1': its policy bounds epsilon, .*update/1"):
         tuner(federation=federation).fit(X, y)
 
 

@@ -149,7 +149,9 @@ def test_a_reply_that_is_no_ciphertext_of_the_key_is_refused(block, exchange, mo
     answer = PartyService.answer
     faults = {
         "out of range": lambda sums: np.full_like(sums, 255),
-        "more than its slots": lambda sums: np.roll(sums // 2, 1, axis=-1),
+        "more than its slots": lambda sums: np.pad(
+            sums[..., 1:-1], [(0, 0)] * (sums.ndim - 1) + [(1, 1)]
+        ),
         "were expected": lambda sums: sums[:, :, 1:],
     }
     for said, spoil in faults.items():
