@@ -20,8 +20,8 @@ Who learns what:
 A coordinator that has rows of its own is one of the members, and can subtract its part: so a sum
 has three members or more, and is then over two others at least. *A coordinator that works together
 with all members but one learns that one's numbers, and one that forges parties of its own does
-too*: parties on other machines cannot tell members that exist from made up ones. Sums over different
-sets of members can be subtracted from one another.
+too*: parties on other machines cannot tell members that exist from made up ones. Sums over
+different sets of members can be subtracted from one another.
 """
 
 from __future__ import annotations
