@@ -280,5 +280,27 @@ def solve_positive(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.asarray((solution.T / scale).T)
 
 
+def symmetric(triangle: np.ndarray, width: int) -> np.ndarray:
+    """Return the matrix of which the upper triangle is given, row by row.
+
+    Parameters
+    ----------
+    triangle : ndarray of shape (width * (width + 1) / 2,), dtype float64
+        The upper triangle, diagonal included.
+    width : int
+        Rows and columns.
+
+    Returns
+    -------
+    ndarray of shape (width, width), dtype float64
+        The whole matrix.
+    """
+    upper = np.triu_indices(width)
+    found = np.zeros((width, width))
+    found[upper] = triangle
+    found[upper[::-1]] = triangle
+    return found
+
+
 def _divide(a: np.ndarray, b: np.ndarray, otherwise: float) -> np.ndarray:
     return np.divide(a, b, out=np.full(np.shape(a), otherwise), where=b != 0)

@@ -23,7 +23,7 @@ from typing import Annotated
 import numpy as np
 
 from fedtl.exceptions import PartyError
-from fedtl.learning.pooled import Derivatives, Moments, Products
+from fedtl.learning.pooled import Derivatives, Moments, Products, symmetric
 from fedtl.parties import PartyService
 from fedtl.privacy.fixed_point import limbs
 from fedtl.protocols.secure_sums import DTYPE, SEALED_BYTES, guarded, masked
@@ -186,22 +186,14 @@ def read_products(summed: np.ndarray, center: np.ndarray) -> Products:
     (count, weight), first, pairs = np.split(summed, [2, 2 + len(center)])
     products = np.zeros((len(center), len(center)))
     if len(pairs):
-        products = _symmetric(pairs, len(center)) - np.outer(first, first) / weight
+        products = symmetric(pairs, len(center)) - np.outer(first, first) / weight
     return Products(round(count), float(weight), center + first / weight, products)
 
 
 def read_derivatives(summed: np.ndarray, size: int) -> Derivatives:
     """Return loss and derivatives on all parties' rows, for a model of `size` coefficients."""
     (loss,), gradient, hessian = np.split(summed, [1, 1 + size])
-    return Derivatives(float(loss), gradient, _symmetric(hessian, size))
-
-
-def _symmetric(triangle: np.ndarray, width: int) -> np.ndarray:
-    upper = np.triu_indices(width)
-    found = np.zeros((width, width))
-    found[upper] = triangle
-    found[upper[::-1]] = triangle
-    return found
+    return Derivatives(float(loss), gradient, symmetric(hessian, size))
 
 
 def _expect(party: PartyService, found: tuple[int, ...], expected: tuple[int, ...]) -> None:

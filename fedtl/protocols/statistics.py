@@ -49,6 +49,7 @@ from fedtl.learning.pooled import (
     column_moments,
     logistic_derivatives,
     product_moments,
+    symmetric,
 )
 from fedtl.parties import PartyService, Rows
 from fedtl.wire import Message, Tensor, message
@@ -367,8 +368,4 @@ def _pack(symmetric: np.ndarray) -> np.ndarray:
 
 def _unpack(party: str, triangle: np.ndarray, width: int) -> np.ndarray:
     _expect(party, triangle.shape, (width * (width + 1) // 2,))
-    upper = np.triu_indices(width)
-    symmetric = np.zeros((width, width))
-    symmetric[upper] = triangle
-    symmetric[upper[::-1]] = triangle
-    return symmetric
+    return symmetric(triangle, width)

@@ -195,6 +195,26 @@ def subsets_to_serve(known: np.ndarray) -> list[Subset]:
     return sorted((seen | ends) - {()}, key=lambda s: (len(s), s))
 
 
+def how_sure(task: str, n_rows: int, full: float) -> float:
+    """Return the standard errors of full trust in a gain: more for few rows of two classes.
+
+    Parameters
+    ----------
+    task : {"binary", "multiclass", "regression"}
+        What is learnt.
+    n_rows : int
+        Rows that the gain was seen on.
+    full : float
+        What is asked with many rows.
+
+    Returns
+    -------
+    float
+        Standard errors.
+    """
+    return 3.0 * full if task == "binary" and n_rows < _MANY_ROWS else full
+
+
 def held_out_experts(anchor: Anchor, pairs: Sequence[Pair | None]) -> Experts:
     """Return the held-out scores of all training rows."""
     return Experts(
@@ -258,9 +278,8 @@ class Decisions:
         trust = 1.0
         if ACTIVE in subset and len(subset) > 1:
             anchor = self.singles[ACTIVE][rows]
-            wanted = TRUST_STACK if isinstance(stack, LogitStack) else TRUST_AVERAGE
-            if self.problem.task == "binary" and len(rows) < _MANY_ROWS:
-                wanted *= 3.0
+            full = TRUST_STACK if isinstance(stack, LogitStack) else TRUST_AVERAGE
+            wanted = how_sure(self.problem.task, len(rows), full)
             trust = guard_weight(self._gain(rows, anchor, served), wanted)
             served = anchor + trust * (served - anchor)
             shares = {name: trust * share for name, share in shares.items()}

@@ -19,11 +19,9 @@ from fedtl.solvers.subsets import (
     Served,
     Subset,
     held_out_score,
+    how_sure,
     subsets_to_serve,
 )
-
-_MANY_ROWS = 100
-"""With fewer rows of two classes a gain has to be three times as sure."""
 
 
 def decide_by_sums(
@@ -123,8 +121,7 @@ def _guarded(
         n_unused=n_members,
     )
     gains = [pair.gain for pair in joined if pair.gain is not None]
-    few = problem.task == "binary" and served.evidence.n_rows < _MANY_ROWS
-    wanted = TRUST_STACK * (3.0 if few else 1.0)
+    wanted = how_sure(problem.task, served.evidence.n_rows, TRUST_STACK)
     trust = float(np.mean([guard_weight(gain, wanted) for gain in gains]))
     rows, score = problem.rows(*subset), np.nan
     target, weight = problem.target[rows], problem.weight[rows]
