@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "demo.py")
+# Those on data that do not ship with scikit-learn take long where the data are, and skip elsewhere.
+EXAMPLES = [
+    pytest.param(path, marks=[pytest.mark.slow] if "fetch_" in path.read_text() else [])
+    for path in sorted((ROOT / "examples").glob("*.py"))
+    if path.name != "demo.py"
+]
 
 
 def run(script: Path, *arguments: str) -> str:
