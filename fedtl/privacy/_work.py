@@ -197,3 +197,32 @@ def products_from_table(
             signed.append(total)
         products.append(signed[0] * gmpy2.invert(signed[1], square) % square)
     return products
+
+
+def joined(n: int, groups: Sequence[Sequence[Any]], bits: int) -> list[Any]:
+    """Shift encrypted numbers by multiples of some bits, and add them up.
+
+    Parameters
+    ----------
+    n : int
+        Modulus of the key.
+    groups : sequence of sequence of mpz
+        Encrypted numbers; the first of a group is not shifted.
+    bits : int
+        Bits between one and the next.
+
+    Returns
+    -------
+    list of mpz
+        A ciphertext for each group.
+    """
+    import gmpy2
+
+    square = gmpy2.mpz(n) ** 2
+    sums = []
+    for group in groups:
+        total = gmpy2.mpz(1)
+        for c in reversed(group):
+            total = gmpy2.powmod(total, 1 << bits, square) * c % square if total != 1 else c
+        sums.append(total)
+    return sums
