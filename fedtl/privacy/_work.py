@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 _NOISE_WINDOW = 8
+_FEW_NOISES = 28
+"""For fewer, a table of powers takes longer than it saves."""
 _TABLE_WINDOW = 6
 
 
@@ -35,8 +37,13 @@ def noises(moduli: Sequence[int], bases: Sequence[int], n_bytes: int, count: int
     """
     import gmpy2
 
+    moduli = [gmpy2.mpz(modulus) for modulus in moduli]
+    if count < _FEW_NOISES:
+        exponents = [int.from_bytes(secrets.token_bytes(n_bytes), "little") for _ in range(count)]
+        pairs = list(zip(bases, moduli, strict=True))
+        return [[gmpy2.powmod(b, exponent, m) for b, m in pairs] for exponent in exponents]
     tables = []
-    for modulus, base in zip(map(gmpy2.mpz, moduli), bases, strict=True):
+    for modulus, base in zip(moduli, bases, strict=True):
         table, power = [], gmpy2.mpz(base)
         for _ in range(n_bytes):
             row = [gmpy2.mpz(1)]
