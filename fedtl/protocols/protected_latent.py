@@ -31,12 +31,13 @@ Who learns what:
 
 What this rests on: both follow the protocol. The party cannot see how many outputs a ciphertext
 holds and takes the active party's word: one that lies gets the 64 bits of a slot for each row and
-output that it owns up to, and those bits of each ciphertext that are in no slot, 64 again. The party could compute with other numbers
-than its features; wrong ones are found out only where they leave their bounds. No check is needed
-that the layer is what the party's own sums were: nobody has dealt it anything, a wrong answer
-leaves the bounds but by chance, and a layer of other residuals is the active party's to choose.
-Encryption is not constant-time. Folds are dealt by label, so the seed of the folds must not be
-known to the party.
+output that it owns up to, and those bits of each ciphertext that are in no slot, 64 again. The
+party could compute with other numbers than its features; wrong ones are found out only where they
+leave their bounds. No check is needed that the layer is what the party's own sums were: nobody has
+dealt it anything, a wrong answer leaves the bounds but by chance, and a layer of other residuals is
+the active party's to choose. Encryption is not constant-time, and re-randomises with short
+exponents (:mod:`fedtl.privacy.paillier`). Folds are dealt by label, so the seed of the folds must
+not be known to the party.
 """
 
 from __future__ import annotations
