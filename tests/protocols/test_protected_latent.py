@@ -24,7 +24,6 @@ from fedtl.protocols.protected_latent import (
     Kept,
     Layer,
     Masked,
-    ProtectedLatent,
     Ready,
     Score,
     Scores,
@@ -444,4 +443,3 @@ def test_the_ledger_tells_what_is_encrypted(exchange, shop):
 def test_layers_can_be_trained_under_shares_and_encryption_only(exchange):
     assert isinstance(exchange, LayerExchange)
     assert not isinstance(CLEAR, LayerExchange)
-    assert ProtectedLatent.scores.__doc__
