@@ -29,6 +29,7 @@ from fedtl.alignment import Matcher
 from fedtl.federation import InProcessChannel, Ledger
 from fedtl.identity import Partner
 from fedtl.parties import KeyedTable, PartyService, Policy
+from fedtl.privacy.paillier import PrivateKey
 from fedtl.protocols import (
     ANSWERS,
     alignment,
@@ -37,6 +38,7 @@ from fedtl.protocols import (
     latent,
     moments,
     predict,
+    protected_latent,
     session,
     shared_moments,
 )
@@ -60,6 +62,7 @@ _REQUESTS: tuple[type[Message], ...] = (*map(lookup, ANSWERS), Close, Describe)
 _LENGTHS = {
     **{"rows": 20, "ids": _ROWS, "columns": 17, "with_constant": 18, "members": 2, "components": 3},
     **{"last": 0, "outputs": 1, "targets": 1, "parts": 1, "modulus": 256, "bytes": 512},
+    "groups": 1,
 }
 _WORDS = {"normalisation": "exact", "task": "binary", "context": "c"}
 _SLOW_EVERY = 2000  # messages; trees take a quarter of a second
@@ -258,7 +261,20 @@ def _valid(ids: np.ndarray, keys: str) -> list[Message]:
         alignment.Blind(list=keys, points=points),
         cardinality.Count(normalisation="exact", points=points),
         shared_moments.Key(session="s"),
+        *_encrypted(rows, folds),
         Describe(),
+    ]
+
+
+def _encrypted(rows: np.ndarray, folds: np.ndarray) -> list[Message]:
+    modulus = np.frombuffer(PrivateKey.generate(2048).public.to_bytes(), dtype=np.uint8)
+    sent = {"session": "s", "n_outputs": 1, "ciphertexts": np.ones((len(rows), 1, 512), np.uint8)}
+    masked = np.zeros((1, 1, 256), np.uint8)
+    return [
+        protected_latent.Begin(session="s", n_folds=2, key=modulus, rows=rows, folds=folds),
+        protected_latent.Score(**sent),
+        protected_latent.Layer(**sent),
+        protected_latent.Keep(session="s", fraction_bits=10, masked=masked),
     ]
 
 

@@ -41,6 +41,7 @@ SETTINGS = {
     "moments, paillier": {"solver": "moments", "privacy": "paillier"},
     "latent, clear": {"solver": "latent"},
     "latent, sharing": {"solver": "latent", "privacy": "sharing"},
+    "latent, paillier": {"solver": "latent", "privacy": "paillier"},
 }
 
 

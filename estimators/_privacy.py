@@ -103,18 +103,10 @@ def check_protected(
     unit = getattr(protection, "unit", None)
     if unit == "party":
         raise ValueError("unit='party' is for FederatedFineTuner; use unit='row' or 'label'")
-    if solver == "latent" and not isinstance(protection, SecretSharing) and unit != "label":
+    if solver in ("latent", "liu") and unit == "row":
         raise ValueError(
-            f"{protection!r} protects solver='moments' only: joint training is protected by "
-            "secret shares, which need a dealer. Use privacy='sharing' where parties are "
-            "simulated, SecretSharing(dealer={'notary': 'host:port'}) where they are remote, "
-            "solver='moments', or privacy='none' if both sides may see what joint training tells "
-            "(remote parties are protected by default)"
-        )
-    if solver == "liu" and unit == "row":
-        raise ValueError(
-            f"{protection!r} adds noise to the sums of solver='moments' only; protect solver='liu' "
-            "by privacy='paillier' or 'sharing'"
+            f"{protection!r} adds noise to the sums of solver='moments' only; protect "
+            f"solver={solver!r} by privacy='paillier' or 'sharing'"
         )
     if resume:
         raise ValueError(

@@ -41,12 +41,12 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         Where the rows' ids are, with remote parties: in the index of a pandas frame, or in the
         column of this name, which then belongs to no party.
     privacy : {"auto", "none", "paillier", "sharing"}, Paillier or SecretSharing, default="auto"
-        How what crosses between parties is protected: by packed Paillier encryption
-        (``solver="moments"``) or by secret shares with a dealer (``"moments"`` and ``"latent"``,
-        which then trains a layer on each other party's own features); see :mod:`fedtl.privacy`.
-        "auto" is none where all parties are simulated in this process, and encryption where they
-        are remote. Under protection ``solver="auto"`` is ``"moments"``. Where it matters, leave
-        `random_state` None: folds follow the labels, and who guesses it learns labels from them.
+        How what crosses between parties is protected: by packed Paillier encryption, or by secret
+        shares with a dealer; ``solver="latent"`` then trains a layer on each other party's own
+        features. See :mod:`fedtl.privacy`. "auto" is none where all parties are simulated in this
+        process, and encryption where they are remote. Under protection ``solver="auto"`` is
+        ``"moments"``. Where it matters, leave `random_state` None: folds follow the labels, and
+        who guesses it learns labels from them.
     n_components : int, default=16
         Width of the shared latent space.
     max_iter : int, default=200
@@ -204,12 +204,12 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
         Where the rows' ids are, with remote parties: in the index of a pandas frame, or in the
         column of this name, which then belongs to no party.
     privacy : {"auto", "none", "paillier", "sharing"}, Paillier or SecretSharing, default="auto"
-        How what crosses between parties is protected: by packed Paillier encryption
-        (``solver="moments"``) or by secret shares with a dealer (``"moments"`` and ``"latent"``,
-        which then trains a layer on each other party's own features); see :mod:`fedtl.privacy`.
-        "auto" is none where all parties are simulated in this process, and encryption where they
-        are remote. Under protection ``solver="auto"`` is ``"moments"``. Where it matters, leave
-        `random_state` None: folds follow the labels, and who guesses it learns labels from them.
+        How what crosses between parties is protected: by packed Paillier encryption, or by secret
+        shares with a dealer; ``solver="latent"`` then trains a layer on each other party's own
+        features. See :mod:`fedtl.privacy`. "auto" is none where all parties are simulated in this
+        process, and encryption where they are remote. Under protection ``solver="auto"`` is
+        ``"moments"``. Where it matters, leave `random_state` None: folds follow the labels, and
+        who guesses it learns labels from them.
     n_components : int, default=16
         Width of the shared latent space.
     max_iter : int, default=200

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 _NOISE_WINDOW = 8
+_FEW_NOISES = 28
+"""For fewer, a table of powers takes longer than it saves."""
 _TABLE_WINDOW = 6
 
 
@@ -35,8 +37,13 @@ def noises(moduli: Sequence[int], bases: Sequence[int], n_bytes: int, count: int
     """
     import gmpy2
 
+    moduli = [gmpy2.mpz(modulus) for modulus in moduli]
+    if count < _FEW_NOISES:
+        exponents = [int.from_bytes(secrets.token_bytes(n_bytes), "little") for _ in range(count)]
+        pairs = list(zip(bases, moduli, strict=True))
+        return [[gmpy2.powmod(b, exponent, m) for b, m in pairs] for exponent in exponents]
     tables = []
-    for modulus, base in zip(map(gmpy2.mpz, moduli), bases, strict=True):
+    for modulus, base in zip(moduli, bases, strict=True):
         table, power = [], gmpy2.mpz(base)
         for _ in range(n_bytes):
             row = [gmpy2.mpz(1)]
@@ -197,3 +204,32 @@ def products_from_table(
             signed.append(total)
         products.append(signed[0] * gmpy2.invert(signed[1], square) % square)
     return products
+
+
+def joined(n: int, groups: Sequence[Sequence[Any]], bits: int) -> list[Any]:
+    """Shift encrypted numbers by multiples of some bits, and add them up.
+
+    Parameters
+    ----------
+    n : int
+        Modulus of the key.
+    groups : sequence of sequence of mpz
+        Encrypted numbers; the first of a group is not shifted.
+    bits : int
+        Bits between one and the next.
+
+    Returns
+    -------
+    list of mpz
+        A ciphertext for each group.
+    """
+    import gmpy2
+
+    square = gmpy2.mpz(n) ** 2
+    sums = []
+    for group in groups:
+        total = gmpy2.mpz(1)
+        for c in reversed(group):
+            total = gmpy2.powmod(total, 1 << bits, square) * c % square if total != 1 else c
+        sums.append(total)
+    return sums

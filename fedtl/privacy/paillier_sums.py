@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from fedtl.privacy._work import products_from_table, sums_of_columns
+from fedtl.privacy._work import joined, products_from_table, sums_of_columns
 from fedtl.privacy._workers import in_processes, n_workers
 from fedtl.privacy.paillier import PublicKey, need_gmpy2
+
+_TABLES = 256
+"""A process holds tables of so many ciphertexts at a time: some 15 MiB at 3,072 bits."""
 
 
 def column_sums(
@@ -43,7 +46,7 @@ def column_sums(
     """
     ones, fractions = weights == 1 << bits, np.where(weights == 1 << bits, 0, weights)
     work = int(ones.sum()) + 2 * int((fractions > 0).sum())
-    pieces = _pieces(ones, work)
+    pieces = _pieces(ones.shape[1], n_workers(work))
     args = (int(public.n), ciphertexts, bits)
     return in_processes(sums_of_columns, [(*args, ones[:, p], fractions[:, p]) for p in pieces])
 
@@ -72,14 +75,46 @@ def combine(
     per_output = (matrix != 0).sum(axis=0)
     if per_output.max(initial=0) <= 4:
         return [_few_powers(public, ciphertexts, column) for column in matrix.T]
-    work = int(per_output.sum()) * -(-bits // 6)
-    pieces = _pieces(matrix, work)
-    args = (int(public.n), ciphertexts, bits)
-    return in_processes(products_from_table, [(*args, matrix[:, p]) for p in pieces])
+    at_once = n_workers(int(per_output.sum()) * -(-bits // 6))
+    total = [need_gmpy2().mpz(1)] * matrix.shape[1]
+    for start in range(0, len(ciphertexts), _TABLES * at_once):
+        # Each process makes tables of other ciphertexts, so that none is made twice.
+        few = slice(start, start + _TABLES * at_once)
+        pieces = _pieces(len(ciphertexts[few]), at_once)
+        parts = [(ciphertexts[few][p], bits, matrix[few][p]) for p in pieces]
+        found = in_processes(products_from_table, [(int(public.n), *part) for part in parts])
+        for i, product in enumerate(found):
+            j = i % matrix.shape[1]
+            total[j] = total[j] * product % public.square
+    return total
 
 
-def _pieces(columns: np.ndarray, work: int) -> list[slice]:
-    edges = np.linspace(0, columns.shape[1], n_workers(work) + 1).astype(int).tolist()
+def join(public: PublicKey, ciphertexts: Sequence[Any], bits: int, at_once: int) -> list[Any]:
+    """Put the numbers of several ciphertexts side by side in one, without a key.
+
+    Parameters
+    ----------
+    public : PublicKey
+        Key of the ciphertexts.
+    ciphertexts : sequence of mpz
+        Encrypted numbers.
+    bits : int
+        How far apart they are put.
+    at_once : int
+        How many are put into one ciphertext.
+
+    Returns
+    -------
+    list of mpz
+        Ciphertexts of ``sum(number << (i * bits))`` over `at_once` numbers each, fewer in the last.
+    """
+    groups = [ciphertexts[i : i + at_once] for i in range(0, len(ciphertexts), at_once)]
+    pieces = _pieces(len(groups), n_workers(len(ciphertexts) * bits))
+    return in_processes(joined, [(int(public.n), groups[p], bits) for p in pieces])
+
+
+def _pieces(n: int, n_pieces: int) -> list[slice]:
+    edges = np.linspace(0, n, n_pieces + 1).astype(int).tolist()
     return [slice(a, b) for a, b in pairwise(edges)]
 
 

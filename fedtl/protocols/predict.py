@@ -21,7 +21,7 @@ from fedtl.learning.network import PartyEncoder
 from fedtl.learning.training import encode
 from fedtl.parties import PartyService, Session
 from fedtl.protocols.assistance import local_scores
-from fedtl.protocols.shared_latent import LAYER
+from fedtl.protocols.layers import LAYER
 from fedtl.wire import Message, Tensor, message
 
 

@@ -46,6 +46,7 @@ from fedtl.protocols.moments import (
     pack,
     unpack,
 )
+from fedtl.protocols.protected_latent import ProtectedLatent
 from fedtl.wire import Message, Tensor, message
 
 _NOISE = "protected_moments.noise"
@@ -85,6 +86,8 @@ class ProtectedKeep(Keep):
 
 class ProtectedMoments(ProtectedExchange):
     """Moments under Paillier encryption; a :class:`~fedtl.protocols.moments.MomentsExchange`.
+
+    It begins layers as well, under the same key (:mod:`fedtl.protocols.protected_latent`).
 
     Parameters
     ----------
@@ -180,6 +183,14 @@ class ProtectedMoments(ProtectedExchange):
     def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> None:
         """Give a party the coefficients for new rows; see :func:`fedtl.protocols.moments.keep`."""
         keep(channel, session, coefficients, ProtectedKeep)
+
+    def layer(
+        self, channel: Channel, session: str, *, rows: np.ndarray, folds: np.ndarray, n_folds: int
+    ) -> ProtectedLatent:
+        """Begin the training of a layer; see :class:`fedtl.protocols.layers.LayerExchange`."""
+        return ProtectedLatent(
+            channel, session, self._key, self._noise, rows=rows, folds=folds, n_folds=n_folds
+        )
 
     def _slots(self, n_rows: int, fixed: FixedPoint) -> Slots:
         """Slots in which the largest possible sum fits with a guard bit."""

@@ -40,22 +40,24 @@ from typing import Annotated
 import numpy as np
 
 from fedtl.exceptions import PartyError
-from fedtl.federation import Channel, opened
-from fedtl.learning.whitening import WhitenedLayer, Whitening
+from fedtl.federation import Channel
 from fedtl.parties import PartyService
 from fedtl.privacy import shares
-from fedtl.privacy.fixed_point import FixedPoint, FixedPointError, magnitude_bits
 from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
 from fedtl.protocols.dealer import Deals, Hand, PartyKey, check_shape, offer_key, open_seed
-from fedtl.protocols.moments import allow_sums, count_scores
+from fedtl.protocols.layers import (
+    OwnFeatures,
+    allow_scores,
+    check_fraction_bits,
+    check_ready,
+    keep_layer,
+    make_features,
+    open_scores,
+    scale_of,
+)
 from fedtl.wire import Message, Tensor, message
 
-LAYER = "fitted.shared_layer"
 _TRAINING = "shared_latent.training"
-_TOLD = "shared_latent.told"
-_FEATURE_BITS = 20
-_FEWEST_BITS = 8
-_FEWEST_ROWS = 20
 
 
 @message("shared_latent.begin/1")
@@ -129,7 +131,7 @@ class Kept(Message):
 
 
 class SharedLatent:
-    """The active party's end of one party's layer.
+    """The active party's end of one party's layer; a :class:`~fedtl.protocols.layers.Layer`.
 
     Parameters
     ----------
@@ -161,7 +163,7 @@ class SharedLatent:
         n_folds: int,
     ) -> None:
         self.channel, self.session, self._deals = channel, session, deals
-        self.rows = rows
+        self.rows, self.folds = rows, folds
         self.inside = [folds == fold for fold in range(n_folds)]
         begin = Begin(
             session=session,
@@ -170,8 +172,7 @@ class SharedLatent:
             folds=folds.astype(np.uint8),
         )
         self._ready = channel.ask(begin, Ready)
-        if self._ready.n_features < 1 or not 0 < self._ready.bound < 2.0**16:
-            raise PartyError(channel.name, "number and bound of its features make no sense")
+        check_ready(channel.name, self._ready.n_features, self._ready.bound)
 
     @property
     def n_features(self) -> int:
@@ -179,26 +180,8 @@ class SharedLatent:
         return self._ready.n_features
 
     def scores(self, residuals: np.ndarray) -> np.ndarray:
-        """Train a layer on residuals and return what it scores each row without the row's fold.
-
-        Parameters
-        ----------
-        residuals : ndarray of shape (n_rows, n_outputs), dtype float64
-            Negative gradients of the loss for the scores; they stay here.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_outputs), dtype float64
-            Scores, to the fixed-point error.
-
-        Raises
-        ------
-        FixedPointError
-            If they do not fit; nothing was sent.
-        PartyError
-            If dealer or party answered with wrong numbers.
-        """
-        check, fixed = new_seed(), self._scale(residuals)
+        """Train a layer and score rows with it; see :meth:`fedtl.protocols.layers.Layer.scores`."""
+        check, fixed = new_seed(), scale_of(residuals, self._ready.bound)
         private = shares.with_check(fixed.encode(residuals, "a residual").view(np.uint64), check)
         parts = self._layer(private)
         without = parts.sum(axis=0) - parts
@@ -227,17 +210,18 @@ class SharedLatent:
                 "its shares and the dealer's do not add up: one of them answered with wrong "
                 "numbers; nothing was learnt from them",
             )
-        scores = fixed.decode(_signed(product[:, :-1]), 2 * _FEATURE_BITS)
-        # Less than all rows made the layer: brought to the scale of one of all rows.
-        for i in self.inside:
-            scores[i] *= len(i) / max(int((~i).sum()), 1)
-        opened(self.channel.name, "shared_latent.scores", rows=self.rows, scores=scores)
-        return scores
+        return open_scores(
+            self.channel.name,
+            _signed(product[:, :-1]),
+            fixed,
+            rows=self.rows,
+            folds=self.folds,
+        )
 
     def keep(self, residuals: np.ndarray) -> None:
         """Train the final layer on all rows and leave it with the party; see :meth:`scores`."""
         # The party does the check, whose secret is told when nobody can act on it any more.
-        check, fixed = new_seed(), self._scale(residuals)
+        check, fixed = new_seed(), scale_of(residuals, self._ready.bound)
         private = shares.with_check(fixed.encode(residuals, "a residual").view(np.uint64), check)
         request = Keep(
             session=self.session,
@@ -271,28 +255,13 @@ class SharedLatent:
         key = PartyKey(self.channel.name, self._ready.key, self._ready.proof)
         return self._deals.ask(self.session, key, shapes)
 
-    def _scale(self, residuals: np.ndarray) -> FixedPoint:
-        """As many bits as are left beside those of scores, which are bounded by Cauchy-Schwarz."""
-        largest = self._ready.bound**2 * np.linalg.norm(residuals, axis=0).max(initial=0.0)
-        bits = 61 - 2 * _FEATURE_BITS - magnitude_bits(np.array([largest]))
-        if bits < _FEWEST_BITS:
-            raise FixedPointError(
-                f"scores of {len(residuals)} rows may reach {largest:.3g}, which leaves {bits} "
-                f"bits for the fractions of residuals, at least {_FEWEST_BITS} are needed; "
-                "use fewer rows"
-            )
-        return FixedPoint(bits, magnitude_bits(residuals))
-
 
 @dataclass(eq=False)
 class _Training:
     """What the party keeps while its layer is trained."""
 
-    rows: np.ndarray
-    folds: np.ndarray
-    n_folds: int
+    own: OwnFeatures
     pair: KeyPair
-    whitening: Whitening
     features: np.ndarray
     parts: np.ndarray | None
     used: set[bytes]
@@ -301,53 +270,30 @@ class _Training:
 def answer_begin(party: PartyService, request: Begin) -> Ready:
     """Make the party's features, without labels, and a key pair."""
     session = party.session(request.session)
-    rows = party.training_rows(session, request.rows)
-    everywhere = np.ones(len(rows), dtype=bool)
-    summed = allow_sums(party, session.ids[rows], request.folds, request.n_folds, everywhere)
-    n_rows = sum(summed.values())
-    if n_rows < _FEWEST_ROWS or n_rows < len(rows):
-        raise PartyError(
-            party.name,
-            f"shares {n_rows} different labelled rows; protected joint training needs at least "
-            f"{_FEWEST_ROWS}, each of them once, so that a layer says little about each row",
-        )
-    width = session.features.encoding_.width
-    party.policy.limits.allow(8 * len(rows) * Whitening.n_features_for(n_rows, width))
-    encoded = np.concatenate([part for _, part in session.encoded(np.flatnonzero(session.known))])
-    whitening = Whitening(encoded, n_rows)
-    features = np.concatenate([whitening.transform(part) for _, part in session.encoded(rows)])
-    fixed = FixedPoint(_FEATURE_BITS, magnitude_bits(np.array([whitening.bound])))
+    own = make_features(party, session, request.rows, request.folds, request.n_folds)
     pair = KeyPair()
     key, proof = offer_key(party, request.session, pair)
-    session.state[_TRAINING] = _Training(
-        rows=rows,
-        folds=request.folds,
-        n_folds=request.n_folds,
-        pair=pair,
-        whitening=whitening,
-        features=fixed.encode(features, "a feature").view(np.uint64),
-        parts=None,
-        used=set(),
-    )
+    features = own.integers.view(np.uint64)
+    session.state[_TRAINING] = _Training(own, pair, features, parts=None, used=set())
     return Ready(
         key=key,
         proof=proof,
         n_features=features.shape[1],
-        bound=whitening.bound,
+        bound=own.whitening.bound,
     )
 
 
 def answer_layer(party: PartyService, request: Layer) -> Masked:
     """Keep a share of each fold's part of the layer, and mask the features."""
     training = _training(party, request.session)
-    check_shape(party.name, request.masked, (len(training.rows), request.masked.shape[1]))
+    check_shape(party.name, request.masked, (len(training.features), request.masked.shape[1]))
     n_features = training.features.shape[1]
-    party.policy.limits.allow(8 * training.n_folds * n_features * request.masked.shape[1])
+    party.policy.limits.allow(8 * training.own.n_folds * n_features * request.masked.shape[1])
     seed = _opened_seed(party, training, request)
     masked = np.empty_like(training.features)
     parts = []
-    for fold in range(training.n_folds):
-        inside, place = training.folds == fold, f"{request.context} {fold}"
+    for fold in range(training.own.n_folds):
+        inside, place = training.own.folds == fold, f"{request.context} {fold}"
         masked[inside] = shares.mask(seed, place, training.features[inside].T).T
         parts.append(shares.left_share(seed, place, n_features, request.masked[inside]))
     training.parts = np.stack(parts)
@@ -361,23 +307,13 @@ def answer_score(party: PartyService, request: Score) -> Scores:
     if parts is None or request.masked.shape != parts.shape:
         raise PartyError(party.name, "scores were asked for before their layer was trained")
     n_outputs = parts.shape[2]
-    session = party.session(request.session)
-    n_told = session.state.get(_TOLD, 0) + n_outputs
-    if 2 * n_told > training.features.shape[1] + 2:
-        raise PartyError(
-            party.name,
-            f"{n_told} scores of each row were asked for, more than half its "
-            f"{training.features.shape[1]} features: as many as features would give them away. "
-            "Share more labelled rows, or ask for fewer exchanges or outputs",
-        )
-    count_scores(party, session, training.rows, n_outputs)
-    session.state[_TOLD] = n_told
+    allow_scores(party, party.session(request.session), training.own, n_outputs)
     seed = _opened_seed(party, training, request)
     without = parts.sum(axis=0) - parts
     masked = np.empty_like(training.features)
-    told = np.empty((len(training.rows), n_outputs), dtype=np.uint64)
-    for fold in range(training.n_folds):
-        inside, place = training.folds == fold, f"{request.context} {fold}"
+    told = np.empty((len(training.features), n_outputs), dtype=np.uint64)
+    for fold in range(training.own.n_folds):
+        inside, place = training.own.folds == fold, f"{request.context} {fold}"
         own = training.features[inside]
         masked[inside] = shares.mask(seed, place, own)
         told[inside] = shares.left_share(seed, place, len(own), request.masked[fold])
@@ -391,8 +327,7 @@ def answer_keep(party: PartyService, request: Keep) -> Kept:
     parts = training.parts
     if parts is None or parts.shape[2] < 2 or request.share.shape != parts.shape[1:]:
         raise PartyError(party.name, "a layer was to be kept before it was trained")
-    if not 0 <= request.fraction_bits <= 62 - _FEATURE_BITS:
-        raise PartyError(party.name, f"{request.fraction_bits} fraction bits make no sense")
+    check_fraction_bits(party.name, request.fraction_bits)
     both = parts.sum(axis=0) + request.share
     if not shares.adds_up(both, request.check.tobytes()):
         raise PartyError(
@@ -400,11 +335,8 @@ def answer_keep(party: PartyService, request: Keep) -> Kept:
             "the shares of its layer do not add up: dealer or active party dealt wrong numbers; "
             "nothing was kept",
         )
-    total = _signed(both[:, :-1])
-    weights = FixedPoint(_FEATURE_BITS, 0).decode(total, request.fraction_bits)
-    _opened_layer(party.name, training, weights)
     session = party.session(request.session)
-    session.state[LAYER] = WhitenedLayer(training.whitening, weights)
+    keep_layer(party, session, training.own, _signed(both[:, :-1]), request.fraction_bits)
     del session.state[_TRAINING]
     return Kept()
 
@@ -414,20 +346,6 @@ def _training(party: PartyService, name: str) -> _Training:
     if training is None:
         raise PartyError(party.name, "no protected joint training is under way in this session")
     return training
-
-
-def _opened_layer(party: str, training: _Training, weights: np.ndarray) -> None:
-    """Say what the party now knows: it can score its rows, and solve the layer for residuals."""
-    rows, features = training.rows, _signed(training.features) / 2.0**_FEATURE_BITS
-    opened(party, "shared_latent.layer", holder=party, rows=rows, scores=features @ weights)
-    opened(
-        party,
-        "latent.layer_gradient",
-        holder=party,
-        rows=rows,
-        inputs=features,
-        gradient=weights,
-    )
 
 
 def _opened_seed(party: PartyService, training: _Training, request: Layer | Score) -> bytes:

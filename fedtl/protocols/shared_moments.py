@@ -51,6 +51,7 @@ from fedtl.protocols.moments import (
     pack,
     unpack,
 )
+from fedtl.protocols.shared_latent import SharedLatent
 from fedtl.wire import Message, Tensor, message
 
 _KEY = "shared_moments.key"
@@ -105,6 +106,8 @@ class SharedKeep(Keep):
 class SharedMoments(ProtectedExchange):
     """Moments under secret shares; a :class:`~fedtl.protocols.moments.MomentsExchange`.
 
+    It begins layers as well, with the same dealer (:mod:`fedtl.protocols.shared_latent`).
+
     Parameters
     ----------
     dealer : Channel
@@ -112,7 +115,7 @@ class SharedMoments(ProtectedExchange):
     """
 
     def __init__(self, dealer: Channel) -> None:
-        self.deals = Deals(dealer)
+        self._deals = Deals(dealer)
         self._public: dict[tuple[str, str], Public] = {}
 
     def ask_moments(
@@ -166,7 +169,7 @@ class SharedMoments(ProtectedExchange):
         private = shares.with_check(encoded, check)
         n_targets = private.shape[1]
         shapes = [(public.width, int(i.sum()), n_targets) for i in inside]
-        hand = self.deals.ask(session, _of(channel, public), shapes)
+        hand = self._deals.ask(session, _of(channel, public), shapes)
         masked = np.empty_like(private)
         for fold, i in enumerate(inside):
             masked[i] = shares.mask(hand.seed, hand.place(fold), private[i])
@@ -197,6 +200,12 @@ class SharedMoments(ProtectedExchange):
     def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> None:
         """Give a party the coefficients for new rows; see :func:`fedtl.protocols.moments.keep`."""
         keep(channel, session, coefficients, SharedKeep)
+
+    def layer(
+        self, channel: Channel, session: str, *, rows: np.ndarray, folds: np.ndarray, n_folds: int
+    ) -> SharedLatent:
+        """Begin the training of a layer; see :class:`fedtl.protocols.layers.LayerExchange`."""
+        return SharedLatent(channel, session, self._deals, rows=rows, folds=folds, n_folds=n_folds)
 
     def _key(self, channel: Channel, session: str) -> Public:
         if (channel.name, session) not in self._public:

@@ -1,11 +1,12 @@
-"""The latent solver under secret shares: a protected layer on each other party's features.
+"""The latent solver under protection: a protected layer on each other party's features.
 
 The active party trains an encoder and a head as in :mod:`fedtl.solvers.latent`. Of another party it
 has, in place of latents, the scores of a layer on that party's own features, trained on the labels
-under shares (:mod:`fedtl.protocols.shared_latent`). Each row is scored without its own fold, so
-that the active party's networks learn how far such scores can be trusted on new rows. Its steps are
-all local: one exchange is enough, since features are whitened. Further ones, on the residuals of
-the model so far, told more of each row and predicted no better.
+under secret shares (:mod:`fedtl.protocols.shared_latent`) or encryption
+(:mod:`fedtl.protocols.protected_latent`), with the same result. Each row is scored without its own
+fold, so that the active party's networks learn how far such scores can be trusted on new rows. Its
+steps are all local: one exchange is enough, since features are whitened. Further ones, on the
+residuals of the model so far, told more of each row and predicted no better.
 
 The networks have seen the labels that they are trained on, the scores have not. So at last both are
 weighed anew, by a number each, on rows that neither has seen.
@@ -24,10 +25,9 @@ from fedtl.learning.network import Head, supervised_loss
 from fedtl.learning.training import Schedule, encode
 from fedtl.parties import Session
 from fedtl.privacy.keys import KEY_BYTES, derive, uniform
-from fedtl.protocols.dealer import Deals
 from fedtl.protocols.latent import LocalTraining
+from fedtl.protocols.layers import LayerExchange
 from fedtl.protocols.predict import local_latents
-from fedtl.protocols.shared_latent import SharedLatent
 from fedtl.solvers.coalition import Coalition, NewRows
 from fedtl.solvers.latent import (
     LatentModel,
@@ -152,7 +152,11 @@ def _beside(own: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 
 def fit_shared_latent(
-    coalition: Coalition, problem: Problem, deals: Deals, training: Training, on_step: StepHook
+    coalition: Coalition,
+    problem: Problem,
+    exchange: LayerExchange,
+    training: Training,
+    on_step: StepHook,
 ) -> SharedLatentModel:
     """Train the layers of all parties, and the active party's networks on their scores.
 
@@ -162,8 +166,8 @@ def fit_shared_latent(
         The parties, whose rows are encoded.
     problem : Problem
         What is to be learnt.
-    deals : Deals
-        Asks the dealer.
+    exchange : LayerExchange
+        What protects the layers.
     training : Training
         Sizes, mini-batches, objective and a :class:`LayerHead`.
     on_step : callable
@@ -179,7 +183,7 @@ def fit_shared_latent(
     given = np.zeros((len(problem.known), problem.n_parties, problem.n_outputs))
     for party in range(1, problem.n_parties):
         rows = problem.rows(party)
-        given[rows, party] = _train_layer(coalition, party, problem, rows, deals)
+        given[rows, party] = _train_layer(coalition, party, problem, rows, exchange)
     own = LocalTraining(
         coalition.session,
         plan,
@@ -207,7 +211,7 @@ def fit_shared_latent(
 
 
 def _train_layer(
-    coalition: Coalition, party: int, problem: Problem, rows: np.ndarray, deals: Deals
+    coalition: Coalition, party: int, problem: Problem, rows: np.ndarray, exchange: LayerExchange
 ) -> np.ndarray:
     """Train one party's layer on what the labels differ from their mean; return held-out scores.
 
@@ -215,10 +219,9 @@ def _train_layer(
     The layer that the party keeps is of residuals with noise, as if a fifth of the rows were
     missing: without it, labels of two values could be solved for, as integers, from few numbers.
     """
-    layer = SharedLatent(
+    layer = exchange.layer(
         coalition.channels[party - 1],
         coalition.name,
-        deals,
         rows=rows,
         folds=problem.folds[rows],
         n_folds=problem.n_folds,

@@ -13,8 +13,8 @@ import torch
 from fedtl.learning.network import Head
 from fedtl.parties import Session
 from fedtl.protocols.latent import Plan
+from fedtl.protocols.layers import LayerExchange
 from fedtl.protocols.private_moments import PrivateMoments
-from fedtl.protocols.shared_moments import SharedMoments
 from fedtl.solvers.anchor import Anchor, fit_anchor
 from fedtl.solvers.coalition import Coalition, look_up
 from fedtl.solvers.judge import Judge
@@ -377,7 +377,7 @@ def fit_latent(
     else:
         members = problem.n_folds
         generator = torch.Generator().manual_seed(problem.seed)
-        kind = LayerHead if others and isinstance(exchange, SharedMoments) else Head
+        kind = LayerHead if others and isinstance(exchange, LayerExchange) else Head
         head = kind(
             (members, settings.n_components, problem.n_parties, problem.n_outputs), generator
         )
@@ -391,8 +391,8 @@ def fit_latent(
         task=problem.task,
         seed=problem.seed,
     )
-    if others and isinstance(exchange, SharedMoments):
-        return fit_shared_latent(coalition, problem, exchange.deals, training, on_step)
+    if others and isinstance(exchange, LayerExchange):
+        return fit_shared_latent(coalition, problem, exchange, training, on_step)
     return train(coalition, training, previous, on_step)
 
 

@@ -105,11 +105,6 @@ def test_nothing_is_protected_in_process_unless_it_is_asked_for(rows, privacy):
     assert set(row["protection"] for row in fit(made, privacy=privacy).ledger_.rows()) == {"none"}
 
 
-def test_joint_training_is_not_encrypted_and_says_so(rows):
-    with pytest.raises(ValueError, match=r"solver='moments', or privacy='none'"):
-        fit(rows(), solver="latent", privacy="paillier")
-
-
 @pytest.mark.parametrize("privacy", ["sharing", Paillier(key_bits=2048)])
 def test_the_automatic_solver_is_the_one_that_is_protected(rows, privacy):
     made = rows()

@@ -1,4 +1,4 @@
-"""Joint training under secret shares: what it predicts, what crosses, and what it refuses."""
+"""Joint training under protection: what it predicts, what crosses, and what it refuses."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from fedtl import FederatedTransferClassifier, FederatedTransferRegressor
 from fedtl.exceptions import PartyError
 from fedtl.federation import Simulation
 from fedtl.persistence import load, save
+from fedtl.privacy import Paillier
 
 
 def fit(made, task="binary", **parameters):
@@ -43,6 +44,27 @@ def test_protected_and_clear_training_rank_rows_alike(rows):
         for privacy in ("none", "sharing")
     ]
     assert areas[1] > areas[0] - 0.01
+
+
+@pytest.mark.parametrize(("task", "n_parties"), [("binary", 3), ("multiclass", 2)])
+def test_a_model_under_encryption_is_the_one_under_shares(rows, task, n_parties):
+    """Both train the same integers; a model of other numbers would be another algorithm."""
+    pytest.importorskip("gmpy2", reason="Paillier encryption needs the extra paillier")
+    made = rows(n=150, n_parties=n_parties, task=task)
+    shares, encrypted = (
+        fit(made, task, privacy=privacy, max_iter=5)
+        for privacy in ("sharing", Paillier(key_bits=2048))
+    )
+    np.testing.assert_allclose(
+        encrypted.predict_proba(made.X), shares.predict_proba(made.X), atol=1e-9
+    )
+    np.testing.assert_allclose(encrypted.transform(made.X), shares.transform(made.X), atol=1e-9)
+    told = {row["kind"]: row["protection"] for row in encrypted.ledger_.rows()}
+    assert {k for k, p in told.items() if p == "paillier"} == {
+        f"protected_latent.{name}/1" for name in ("score", "scores", "layer", "masked")
+    }
+    assert not [kind for kind in told if kind.startswith(("latent.", "shared_", "dealer."))]
+    assert "paillier" in set(encrypted.report_.to_frame("messages")["protection"])
 
 
 def test_serializing_changes_neither_predictions_nor_counted_bytes(rows):

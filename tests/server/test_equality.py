@@ -145,8 +145,14 @@ def test_remote_parties_are_protected_unless_it_is_said_otherwise(world, data, m
     assert ("protected_moments.request/1", "paillier") in crossed
     assert not [kind for kind, _ in crossed if kind.startswith(("latent.", "assistance."))]
     assert "moments.request/1" not in {kind for kind, _ in crossed}
-    with pytest.raises(ValueError, match="or privacy='none' if both sides may see"):
-        clone(fitted).set_params(solver="latent").fit(made.own, made.y)
+    joint = clone(fitted).set_params(solver="latent").fit(made.own, made.y)
+    crossed = {(row["kind"], row["protection"]) for row in joint.ledger_.rows()}
+    assert ("protected_latent.scores/1", "paillier") in crossed
+    assert not [kind for kind, _ in crossed if kind.startswith("latent.")]
+    # The same messages as in a simulation, and nothing but noise is drawn anew.
+    local = active(made, solver="latent", privacy="paillier").set_params(parties=made.parties)
+    local.fit(made.X, made.y)
+    assert_array_equal(local.predict_proba(made.X), joint.predict_proba(made.own))
 
 
 @pytest.mark.parametrize("where", ["index", "column"])
