@@ -234,7 +234,9 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
                 "solver='liu' transfers from the active party to one other: it takes exactly 2 "
                 f"parties, got {len(names)}: {', '.join(names)}. Use solver='auto'"
             )
-        coalition.moments = open_exchange(self._protection(), names, services, ledger)
+        coalition.moments = open_exchange(
+            self._protection(), names, services, ledger, settings
+        )
         if previous is not None:
             coalition.session = previous.session
         with timer.phase("encoding"):
