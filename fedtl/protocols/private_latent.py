@@ -25,6 +25,7 @@ Who learns what:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated
 
 import numpy as np
@@ -178,12 +179,14 @@ def _noisy_moments(session: Session, rows: np.ndarray, multiplier: float) -> np.
     """Mean products of encoded columns over rows, each row within its bound."""
     width = session.features.encoding_.width
     bound = CLIP * math.sqrt(max(width, 1))
-    sums = np.zeros((width, width))
-    for _, encoded in session.encoded(rows):
-        clipped = within(encoded, bound)
-        sums += clipped.T @ clipped
+    sums = _products((encoded for _, encoded in session.encoded(rows)), bound)
     sums += _noise("directions", bound**2, multiplier) * _symmetric(width)
     return np.asarray(sums / len(rows))
+
+
+def _products(pieces: Iterable[np.ndarray], bound: float) -> np.ndarray:
+    """Sum products of columns over rows, each row within a bound."""
+    return np.asarray(sum(x.T @ x for x in (within(piece, bound) for piece in pieces)))
 
 
 def _symmetric(width: int) -> np.ndarray:

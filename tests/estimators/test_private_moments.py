@@ -208,8 +208,6 @@ def test_units_that_have_no_meaning_are_refused(tumours):
     X, y = tumours
     with pytest.raises(ValueError, match="unit='party' is for FederatedFineTuner"):
         classifier(DifferentialPrivacy(1.0, unit="party")).fit(X, y)
-    with pytest.raises(ValueError, match="protects solver='moments' only"):
-        classifier(DifferentialPrivacy(1.0), solver="latent").fit(X, y)
     regressor = FederatedTransferRegressor(
         PARTIES, solver="moments", privacy=DifferentialPrivacy(1.0, unit="label")
     )
