@@ -44,6 +44,8 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
         How what crosses between parties is protected: by packed Paillier encryption
         (``solver="moments"``) or by secret shares with a dealer (``"moments"`` and ``"latent"``,
         which then trains a layer on each other party's own features); see :mod:`fedtl.privacy`.
+        :class:`~fedtl.privacy.DifferentialPrivacy` adds noise to the sums of ``"moments"``, or to
+        the latents of ``"latent"``, which are then told once, and four of them at most.
         "auto" is none where all parties are simulated in this process, and encryption where they
         are remote. Under protection ``solver="auto"`` is ``"moments"``. Where it matters, leave
         `random_state` None: folds follow the labels, and who guesses it learns labels from them.
@@ -207,6 +209,8 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
         How what crosses between parties is protected: by packed Paillier encryption
         (``solver="moments"``) or by secret shares with a dealer (``"moments"`` and ``"latent"``,
         which then trains a layer on each other party's own features); see :mod:`fedtl.privacy`.
+        :class:`~fedtl.privacy.DifferentialPrivacy` adds noise to the sums of ``"moments"``, or to
+        the latents of ``"latent"``, which are then told once, and four of them at most.
         "auto" is none where all parties are simulated in this process, and encryption where they
         are remote. Under protection ``solver="auto"`` is ``"moments"``. Where it matters, leave
         `random_state` None: folds follow the labels, and who guesses it learns labels from them.

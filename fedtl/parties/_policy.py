@@ -144,7 +144,8 @@ class Policy:
         raise PolicyRefusal(
             party,
             f"its policy bounds epsilon, and {what} tells of rows without noise; fit with "
-            "privacy=DifferentialPrivacy(...), transfer estimators with solver='moments' or 'latent'",
+            "privacy=DifferentialPrivacy(...), transfer estimators with solver='moments' or "
+            "'latent'",
         )
 
     def allow_row_scores(self, party: str, n_scores: int) -> None:

@@ -1,7 +1,7 @@
 """Private latent: a few latents of each row, told once, with noise that hides the row.
 
-In place of ``session.prepare/1`` and of `latent`. The party encodes its rows by noisy histograms, as
-in :mod:`fedtl.protocols.private_moments`, finds leading directions from a noisy matrix of second
+In place of ``session.prepare/1`` and of `latent`. The party encodes its rows by noisy histograms,
+as in :mod:`fedtl.protocols.private_moments`, finds leading directions from a noisy matrix of second
 moments, maps its rows to these, cuts each row to a bound, and tells all of them with Gaussian noise
 of their own (local differential privacy). Neighbouring data differ in the values of one of the
 party's rows, which are there or are all zero: which rows it has is known by the session. All of it
@@ -101,33 +101,40 @@ class PrivateLatent(ClearMoments):
             n_components=self.n_components,
             seed=seed,
         )
-        reply = channel.ask(request, Released)
-        opened(channel.name, "private_latent.released", latents=reply.latents)
-        self.released[channel.name] = reply
-        return reply.latents.shape[1]
+        self.released[channel.name] = channel.ask(request, Released)
+        return self.released[channel.name].latents.shape[1]
 
-    def told(self, party: str) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return what a party told.
+    def told(self, party: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return what a party told of its rows.
 
         Parameters
         ----------
         party : str
             Its name.
+        rows : ndarray of shape (n_rows,), dtype int
+            The rows that it knows.
 
         Returns
         -------
         latents : ndarray of shape (n_rows, n_components), dtype float64
-            Of the rows that it knows, in their order, with noise.
+            With noise.
         second_moments : ndarray of shape (n_components, n_components), dtype float64
             Mean products of the latents without their noise, but with some of its own.
         noise : float
             Standard deviation of the noise of each latent.
+
+        Raises
+        ------
+        PartyError
+            If it told of another number of rows.
         """
         said = self.released[party]
         n_rows, width = said.latents.shape
-        return said.latents.astype(np.float64), unpack(said.moments[None], width)[0] / n_rows, (
-            said.noise
-        )
+        if n_rows != len(rows) or len(said.moments) != width * (width + 1) // 2:
+            raise PartyError(party, f"told latents of {n_rows} rows, of {len(rows)} that it knows")
+        latents = said.latents.astype(np.float64)
+        opened(party, "private_latent.latents", rows=rows, scores=latents)
+        return latents, unpack(said.moments[None], width)[0] / n_rows, said.noise
 
 
 def answer_release(party: PartyService, request: Release) -> Released:

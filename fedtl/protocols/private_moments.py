@@ -337,4 +337,3 @@ def _clipped_sums(
             gram[fold] += x.T @ x
             cross[fold] += x.T @ ones[piece][inside]
     return gram, cross
-

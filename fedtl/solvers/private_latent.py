@@ -53,21 +53,18 @@ class PrivateLatentModel(SharedLatentModel):
 def fit_private_latent(
     coalition: Coalition,
     problem: Problem,
-    exchange: PrivateLatent,
     anchor: Anchor,
     training: Training,
     on_step: StepHook,
 ) -> PrivateLatentModel:
-    """Train a layer on each other party's noisy latents, and networks beside them; nothing is asked.
+    """Train layers on the other parties' noisy latents, and networks beside; nothing is asked.
 
     Parameters
     ----------
     coalition : Coalition
-        The parties, which have told their latents.
+        The parties, which have told their latents to :class:`PrivateLatent`.
     problem : Problem
         What is to be learnt.
-    exchange : PrivateLatent
-        What they told.
     anchor : Anchor
         The active party's own model.
     training : Training
@@ -80,11 +77,13 @@ def fit_private_latent(
     PrivateLatentModel
         The active party's part; the other parties keep their projections.
     """
+    exchange = coalition.moments
+    assert isinstance(exchange, PrivateLatent)
     given = np.zeros((len(problem.known), problem.n_parties, problem.n_outputs))
     layers = []
     for party, channel in enumerate(coalition.channels, start=1):
-        latents, second_moments, noise = exchange.told(channel.name)
         rows, known = problem.rows(party), problem.rows(party, labeled=False)
+        latents, second_moments, noise = exchange.told(channel.name, known)
         latents = latents[np.searchsorted(known, rows)]
         expected = np.empty_like(latents)
         for with_own in (False, True):

@@ -400,7 +400,7 @@ def fit_latent(
     if others and isinstance(exchange, SharedMoments):
         return fit_shared_latent(coalition, problem, exchange.deals, training, on_step)
     if others and isinstance(exchange, PrivateLatent):
-        return fit_private_latent(coalition, problem, exchange, anchor, training, on_step)
+        return fit_private_latent(coalition, problem, anchor, training, on_step)
     return train(coalition, training, previous, on_step)
 
 

@@ -130,7 +130,7 @@ def test_noise_of_the_latents_is_that_of_their_bound_and_of_what_was_paid():
     budget = PrivacyBudget(2.0)
     channel = service(X, budget)
     exchange = asked(channel, np.arange(len(X)))
-    latents, second_moments, noise = exchange.told("shop")
+    latents, second_moments, noise = exchange.told("shop", np.arange(len(X)))
     session = channel._service.session("s")
     projection = session.state[LAYER]
     clean = np.concatenate([projection.scores(p) for _, p in session.encoded(np.arange(3000))])
@@ -148,15 +148,15 @@ def test_noise_of_the_latents_is_that_of_their_bound_and_of_what_was_paid():
 
 def test_noise_is_another_in_each_fit():
     channel = service(numbers())
-    first, second = (asked(channel, np.arange(100)).told("shop")[0] for _ in range(2))
+    first, second = (
+        asked(channel, np.arange(100)).told("shop", np.arange(100))[0] for _ in range(2)
+    )
     assert np.abs(first - second).min() > 0.0
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    encoded=arrays(
-        np.float64, (30, 6), elements=st.floats(-1e6, 1e6, allow_nan=False, width=32)
-    ),
+    encoded=arrays(np.float64, (30, 6), elements=st.floats(-1e6, 1e6, allow_nan=False, width=32)),
     row=st.integers(0, 29),
     n_components=st.integers(1, 6),
 )
