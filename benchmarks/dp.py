@@ -1,7 +1,7 @@
 """What differential privacy costs in accuracy, and what an attack proves of epsilon at least.
 
-``python -m benchmarks.dp rows canaries moments labels``, or some of them. ``moments`` and
-``labels`` take credit default from FEDTL_DATA.
+``python -m benchmarks.dp rows canaries moments latents labels``, or some of them. The last three
+take credit default from FEDTL_DATA.
 """
 
 from __future__ import annotations
@@ -118,13 +118,21 @@ def moments() -> Iterator[str]:
     yield from _credit((*EPSILONS, None), "row")
 
 
+def latents() -> Iterator[str]:
+    """AUC on credit default, where latents of the other party's rows are told with noise."""
+    yield "| epsilon of a row | AUC | alone |\n|---|---|---|"
+    yield from _credit((*EPSILONS, None), "row", "latent")
+
+
 def labels() -> Iterator[str]:
     """AUC on credit default, where labels are told by randomised response, by epsilon."""
     yield "| epsilon of a label | AUC | alone, true labels |\n|---|---|---|"
     yield from _credit((*EPSILONS, None), "label")
 
 
-def _credit(epsilons: tuple[float | None, ...], unit: str) -> Iterator[str]:
+def _credit(
+    epsilons: tuple[float | None, ...], unit: str, solver: str = "moments"
+) -> Iterator[str]:
     credit = fetch_credit_default()
     active = {"alone": next(iter(credit.parties.values()))}
 
@@ -133,7 +141,7 @@ def _credit(epsilons: tuple[float | None, ...], unit: str) -> Iterator[str]:
             credit.data, credit.target, train_size=10_000, test_size=5_000, random_state=seed
         )
         model = FederatedTransferClassifier(
-            parties, solver="moments", privacy=privacy, random_state=seed
+            parties, solver=solver, privacy=privacy, random_state=seed
         )
         return float(roc_auc_score(y_test, model.fit(X, y).predict_proba(X_test)[:, 1]))
 
@@ -144,7 +152,13 @@ def _credit(epsilons: tuple[float | None, ...], unit: str) -> Iterator[str]:
         yield f"| {epsilon or 'none'} | {np.mean(found):.4f} ± {np.std(found):.4f} | {alone:.4f} |"
 
 
-BENCHMARKS = {"rows": rows, "canaries": canaries, "moments": moments, "labels": labels}
+BENCHMARKS = {
+    "rows": rows,
+    "canaries": canaries,
+    "moments": moments,
+    "latents": latents,
+    "labels": labels,
+}
 
 
 def main() -> None:

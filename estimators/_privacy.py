@@ -21,9 +21,11 @@ from fedtl.privacy.accounting import Response
 from fedtl.privacy.noise import randomised_response
 from fedtl.protocols.dealer import Dealer
 from fedtl.protocols.moments import CLEAR, MomentsExchange
+from fedtl.protocols.private_latent import PrivateLatent
 from fedtl.protocols.private_moments import PrivateMoments
 from fedtl.protocols.protected_moments import ProtectedMoments
 from fedtl.protocols.shared_moments import SharedMoments
+from fedtl.solvers.transfer import Settings
 
 Protection = Paillier | SecretSharing | DifferentialPrivacy | None
 
@@ -103,7 +105,7 @@ def check_protected(
     unit = getattr(protection, "unit", None)
     if unit == "party":
         raise ValueError("unit='party' is for FederatedFineTuner; use unit='row' or 'label'")
-    if solver in ("latent", "liu") and unit == "row":
+    if solver == "liu" and unit == "row":
         raise ValueError(
             f"{protection!r} adds noise to the sums of solver='moments' only; protect "
             f"solver={solver!r} by privacy='paillier' or 'sharing'"
@@ -125,8 +127,9 @@ def open_exchange(
     names: list[str],
     services: SimulatedParties | RemoteParties,
     ledger: Ledger,
+    settings: Settings,
 ) -> MomentsExchange:
-    """Return how the moments of one fit are exchanged.
+    """Return how moments, or what takes their place, are exchanged in one fit.
 
     Parameters
     ----------
@@ -138,6 +141,8 @@ def open_exchange(
         The other parties.
     ledger : Ledger
         Where messages are counted, those with a dealer included.
+    settings : Settings
+        How the model is learnt.
 
     Returns
     -------
@@ -152,6 +157,8 @@ def open_exchange(
     if isinstance(protection, SecretSharing):
         return SharedMoments(_dealer(protection, names, services, ledger))
     if isinstance(protection, DifferentialPrivacy) and protection.unit == "row":
+        if settings.solver == "latent":
+            return PrivateLatent(protection, settings.n_components)
         return PrivateMoments(protection)
     if isinstance(protection, Paillier):
         return ProtectedMoments(protection.key_bits)

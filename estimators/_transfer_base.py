@@ -234,7 +234,7 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
                 "solver='liu' transfers from the active party to one other: it takes exactly 2 "
                 f"parties, got {len(names)}: {', '.join(names)}. Use solver='auto'"
             )
-        coalition.moments = open_exchange(self._protection(), names, services, ledger)
+        coalition.moments = open_exchange(self._protection(), names, services, ledger, settings)
         if previous is not None:
             coalition.session = previous.session
         with timer.phase("encoding"):
@@ -337,8 +337,8 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
         ndarray of shape (n_rows, n_features_out), dtype float64
             The sum of the latents of the parties that know a row, of the first network, with
             `n_components` columns. With ``solver="moments"`` and with a protected ``"latent"``,
-            where no latents are told: the score of each party's own part of the model, zero where
-            it does not know the row.
+            where no latent space is shared: the score of each party's own part of the model, zero
+            where it does not know the row.
         """
         check_is_fitted(self)
         if self.model_.latent is None:

@@ -15,7 +15,7 @@ from fedtl.privacy.accounting import (
 from fedtl.wire import Limits
 
 PRIVATE = frozenset(
-    {"alignment", "cardinality", "session", "private_moments", "predict"}
+    {"alignment", "cardinality", "session", "private_moments", "private_latent", "predict"}
     | {"row_session", "rounds", "private_rounds"}
 )
 """Protocols that tell which rows there are, what has noise, and scores of rows after the fit."""
@@ -144,7 +144,8 @@ class Policy:
         raise PolicyRefusal(
             party,
             f"its policy bounds epsilon, and {what} tells of rows without noise; fit with "
-            "privacy=DifferentialPrivacy(...), transfer estimators with solver='moments'",
+            "privacy=DifferentialPrivacy(...), transfer estimators with solver='moments' or "
+            "'latent'",
         )
 
     def allow_row_scores(self, party: str, n_scores: int) -> None:

@@ -22,8 +22,8 @@ class DifferentialPrivacy:
         What hardly matters: one row of a party, all rows of a party, or one label.
     clip : float, default=1.0
         What is bounded before noise is added: the norm of a row's gradient in training by
-        gradients, of a party's change with ``unit="party"``. Not used for moments and labels,
-        whose bounds are given.
+        gradients, of a party's change with ``unit="party"``. Not used for moments, latents and
+        labels, whose bounds are given.
 
     See Also
     --------

@@ -5,7 +5,8 @@ Who learns what:
 - ``predict.request/1`` tells the party the ids of the rows that are to be predicted.
 - ``predict.reply/1`` gives the active party, for each of them: whether the party knows it, its
   partial scores (a linear map of its encoded columns), the scores of its trees and its latents, or
-  in their place the scores of its protected layer.
+  in their place the scores of its protected layer, or the latents that were told with noise of
+  training rows, without noise.
 """
 
 from __future__ import annotations

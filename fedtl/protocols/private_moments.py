@@ -29,6 +29,7 @@ import numpy as np
 
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
+from fedtl.learning.private_projection import within
 from fedtl.parties import PartyService, Session
 from fedtl.privacy import DifferentialPrivacy
 from fedtl.privacy.accounting import calibrated, check_delta
@@ -43,10 +44,10 @@ MIN_CELL = 20
 _SHARES = {"histograms": 0.1, "columns": 0.3, "targets": 0.6}
 """How the precision is divided between what is told; they sum to one."""
 
-_CLIP = 0.8
+CLIP = 0.8
 """Bound of a row's norm, as a multiple of the root of its width: noise grows with its square."""
 
-_BINS = 2
+N_BINS = 2
 """Bins of the encoding: noise grows faster than the number of columns."""
 
 _STATE = "private_moments"
@@ -130,7 +131,7 @@ class PrivateMoments(ClearMoments):
             session=session,
             epsilon=float(self.privacy.epsilon),
             delta=float(self.privacy.delta),
-            n_bins=_BINS,
+            n_bins=N_BINS,
             seed=seed,
         )
         self.prepared[channel.name] = channel.ask(request, Prepared)
@@ -202,32 +203,79 @@ class PrivateMoments(ClearMoments):
 def answer_prepare(party: PartyService, request: Prepare) -> Prepared:
     """Pay, and fit the encoding to noisy histograms."""
     session = party.session(request.session)
-    if session.features.fitted or not (0 <= request.seed < 2**32 and 0 <= request.n_bins <= 16):
+    multiplier = pay_and_encode(
+        party,
+        session,
+        epsilon=request.epsilon,
+        delta=request.delta,
+        n_bins=request.n_bins,
+        seed=request.seed,
+        share=_SHARES["histograms"],
+    )
+    width = session.features.encoding_.width
+    prepared = Prepared(
+        width=width, bound=CLIP * math.sqrt(max(width, 1)), noise_multiplier=multiplier
+    )
+    session.state[_STATE] = prepared
+    return prepared
+
+
+def pay_and_encode(
+    party: PartyService,
+    session: Session,
+    *,
+    epsilon: float,
+    delta: float,
+    n_bins: int,
+    seed: int,
+    share: float,
+) -> float:
+    """Pay for a fit, fit the party's encoding to noisy histograms, and read its rows.
+
+    Parameters
+    ----------
+    party : PartyService
+        Who is asked.
+    session : Session
+        The session of the fit.
+    epsilon, delta : float
+        What the fit may spend.
+    n_bins : int
+        Bins of the encoding.
+    seed : int
+        Seed of what is drawn from the histograms.
+    share : float
+        The histograms' share of the precision.
+
+    Returns
+    -------
+    float
+        The noise, as a multiple of what one row adds, if all precision were one number's.
+
+    Raises
+    ------
+    PartyError
+        If it is not the session's first fit, or no noise can be fitted to the columns.
+    BudgetSpent
+        If the party or the federation allows no more; no row was used.
+    """
+    if session.features.fitted or not (0 <= seed < 2**32 and 0 <= n_bins <= 16):
         raise PartyError(
             party.name, "a private fit begins anew, with up to 16 bins and a seed in [0, 2**32)"
         )
     numbers = session.features.plain_numbers(party.table.block)
     try:
-        check_delta(request.delta, len(numbers))
-        mechanism = calibrated(request.epsilon, request.delta)
+        check_delta(delta, len(numbers))
+        mechanism = calibrated(epsilon, delta)
     except (ImportError, ValueError) as error:
         raise PartyError(party.name, str(error)) from error
     party.usage.spend(party.name, party.policy, mechanism)
     if party.budget is not None:
         party.budget.spend(party.name, mechanism)
-    noise = mechanism.noise_multiplier * math.sqrt(numbers.shape[1] / _SHARES["histograms"])
-    session.features.fit_privately(
-        party.table.block, noise, n_bins=request.n_bins, seed=request.seed
-    )
+    noise = mechanism.noise_multiplier * math.sqrt(numbers.shape[1] / share)
+    session.features.fit_privately(party.table.block, noise, n_bins=n_bins, seed=seed)
     session.read(party.table)
-    width = session.features.encoding_.width
-    prepared = Prepared(
-        width=width,
-        bound=_CLIP * math.sqrt(max(width, 1)),
-        noise_multiplier=mechanism.noise_multiplier,
-    )
-    session.state[_STATE] = prepared
-    return prepared
+    return mechanism.noise_multiplier
 
 
 def answer_request(party: PartyService, request: Request) -> Reply:
@@ -279,19 +327,13 @@ def _clipped_sums(
     width, n_targets = session.features.encoding_.width, request.targets.shape[1]
     gram = np.zeros((request.n_folds, width, width))
     cross = np.zeros((request.n_folds, width, 1 + n_targets))
-    targets = _within(request.targets, 1.0)
+    targets = within(request.targets, 1.0)
     ones = np.hstack([np.ones((len(rows), 1)), targets])
     for piece, encoded in session.encoded(rows):
-        clipped = _within(encoded, bound)
+        clipped = within(encoded, bound)
         for fold in np.unique(request.folds[piece]):
             inside = request.folds[piece] == fold
             x = clipped[inside]
             gram[fold] += x.T @ x
             cross[fold] += x.T @ ones[piece][inside]
     return gram, cross
-
-
-def _within(values: np.ndarray, bound: float) -> np.ndarray:
-    """Shorten rows that are longer than a bound."""
-    norms = np.sqrt(np.square(values).sum(axis=1, keepdims=True))
-    return np.asarray(values * np.minimum(1.0, bound / np.maximum(norms, 1e-300)))

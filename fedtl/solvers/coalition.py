@@ -14,6 +14,7 @@ from fedtl.learning.network import PartyEncoder
 from fedtl.parties import LocalFeatures, Recipe, Session, Table
 from fedtl.protocols.moments import CLEAR, MomentsExchange
 from fedtl.protocols.predict import Reply, ask_predictions, local_latents
+from fedtl.protocols.private_latent import PrivateLatent
 from fedtl.protocols.private_moments import PrivateMoments
 from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.solvers.problem import ACTIVE
@@ -128,7 +129,7 @@ class Coalition:
             self.session.features.fit(self.table.block, n_bins[ACTIVE], seed)
         self.session.read(self.table)
         for channel, bins in zip(self.channels, n_bins[1:], strict=True):
-            if isinstance(self.moments, PrivateMoments):
+            if isinstance(self.moments, PrivateMoments | PrivateLatent):
                 self.moments.prepare(channel, self.name, seed)
             else:
                 prepare_session(channel, self.name, bins, seed, n_components)

@@ -27,7 +27,7 @@ from fedtl.parties import Session
 from fedtl.privacy.keys import KEY_BYTES, derive, uniform
 from fedtl.protocols.latent import LocalTraining
 from fedtl.protocols.layers import LayerExchange
-from fedtl.protocols.predict import local_latents
+from fedtl.protocols.predict import Reply, local_latents
 from fedtl.solvers.coalition import Coalition, NewRows
 from fedtl.solvers.latent import (
     LatentModel,
@@ -96,8 +96,25 @@ class SharedLatentModel(LatentModel):
         given = np.zeros((own.shape[1], *self.given.shape[1:]))
         for party, reply in enumerate(rows.replies, start=1):
             if reply is not None:
-                given[:, party] = reply.latents[0]
+                given[:, party] = self.scored(party, reply)
         return _beside(own, given)
+
+    def scored(self, party: int, reply: Reply) -> np.ndarray:
+        """Return the scores of a party's layer for new rows: the party itself applies it.
+
+        Parameters
+        ----------
+        party : int
+            The party's number.
+        reply : Reply
+            What it says of new rows.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_outputs), dtype float64
+            Zero where the party does not know the row.
+        """
+        return reply.latents[0]
 
     def training_latents(
         self, coalition: Coalition, known: np.ndarray, rows: np.ndarray
@@ -178,12 +195,42 @@ def fit_shared_latent(
     SharedLatentModel
         The active party's part; the other parties keep their layers.
     """
-    plan, head = training.plan, training.head
-    assert isinstance(head, LayerHead)
     given = np.zeros((len(problem.known), problem.n_parties, problem.n_outputs))
     for party in range(1, problem.n_parties):
         rows = problem.rows(party)
         given[rows, party] = _train_layer(coalition, party, problem, rows, exchange)
+    return train_on_scores(coalition, problem, given, training, on_step)
+
+
+def train_on_scores(
+    coalition: Coalition,
+    problem: Problem,
+    given: np.ndarray,
+    training: Training,
+    on_step: StepHook,
+) -> SharedLatentModel:
+    """Train the active party's networks beside scores of other parties' layers; nothing is asked.
+
+    Parameters
+    ----------
+    coalition : Coalition
+        The parties, whose rows are encoded.
+    problem : Problem
+        What is to be learnt.
+    given : ndarray of shape (n_rows, n_parties, n_outputs), dtype float64
+        Held-out scores of training rows by the other parties' layers; zero where there is none.
+    training : Training
+        Sizes, mini-batches, objective and a :class:`LayerHead`.
+    on_step : callable
+        Called after each mini-batch.
+
+    Returns
+    -------
+    SharedLatentModel
+        The active party's part.
+    """
+    plan, head = training.plan, training.head
+    assert isinstance(head, LayerHead)
     own = LocalTraining(
         coalition.session,
         plan,
@@ -226,14 +273,33 @@ def _train_layer(
         folds=problem.folds[rows],
         n_folds=problem.n_folds,
     )
+    residual = log_odds_residual(problem, rows)
+    scores = layer.scores(residual)
+    layer.keep(residual + _NOISE * residual.std(axis=0) * _normal(problem, party, residual.shape))
+    return scores
+
+
+def log_odds_residual(problem: Problem, rows: np.ndarray) -> np.ndarray:
+    """Return what targets differ from their mean, as log odds are by a step of the loss.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is to be learnt.
+    rows : ndarray of shape (n,), dtype int
+        Labelled rows.
+
+    Returns
+    -------
+    ndarray of shape (n, n_outputs), dtype float64
+        By the mean curvature of the loss for classes; as they are for standardised targets.
+    """
     target = problem.target[rows]
     mean = target.mean(axis=0)
     residual = target - mean
     if problem.task != "regression":
         residual = residual / np.maximum(mean * (1.0 - mean), _LEAST_VARIANCE)
-    scores = layer.scores(residual)
-    layer.keep(residual + _NOISE * residual.std(axis=0) * _normal(problem, party, residual.shape))
-    return scores
+    return np.asarray(residual)
 
 
 def _normal(problem: Problem, party: int, shape: tuple[int, ...]) -> np.ndarray:

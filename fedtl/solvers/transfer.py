@@ -14,6 +14,7 @@ from fedtl.learning.network import Head
 from fedtl.parties import Session
 from fedtl.protocols.latent import Plan
 from fedtl.protocols.layers import LayerExchange
+from fedtl.protocols.private_latent import PrivateLatent
 from fedtl.protocols.private_moments import PrivateMoments
 from fedtl.solvers.anchor import Anchor, fit_anchor
 from fedtl.solvers.coalition import Coalition, look_up
@@ -28,6 +29,7 @@ from fedtl.solvers.latent import (
 )
 from fedtl.solvers.liu import fit_liu
 from fedtl.solvers.pair import Pair, fit_pair
+from fedtl.solvers.private_latent import fit_private_latent
 from fedtl.solvers.private_pair import decide_privately, fit_private_pair
 from fedtl.solvers.problem import ACTIVE, Problem
 from fedtl.solvers.shared_latent import LayerHead, fit_shared_latent
@@ -334,7 +336,9 @@ def fit_transfer(
     if settings.solver in ("latent", "auto"):
         with timer.phase("latent"):
             earlier = previous.latent if previous else None
-            model.latent = fit_latent(coalition, problem, settings, earlier, on_step)
+            model.latent = fit_latent(
+                coalition, problem, settings, anchor=anchor, previous=earlier, on_step=on_step
+            )
     with timer.phase("evidence"):
         model.served = _decide_all(model, coalition, problem, settings.solver)
     coalition.end()
@@ -367,6 +371,8 @@ def fit_latent(
     coalition: Coalition,
     problem: Problem,
     settings: Settings,
+    *,
+    anchor: Anchor,
     previous: LatentModel | None,
     on_step: StepHook,
 ) -> LatentModel:
@@ -377,7 +383,7 @@ def fit_latent(
     else:
         members = problem.n_folds
         generator = torch.Generator().manual_seed(problem.seed)
-        kind = LayerHead if others and isinstance(exchange, LayerExchange) else Head
+        kind = LayerHead if others and isinstance(exchange, LayerExchange | PrivateLatent) else Head
         head = kind(
             (members, settings.n_components, problem.n_parties, problem.n_outputs), generator
         )
@@ -393,6 +399,8 @@ def fit_latent(
     )
     if others and isinstance(exchange, LayerExchange):
         return fit_shared_latent(coalition, problem, exchange, training, on_step)
+    if others and isinstance(exchange, PrivateLatent):
+        return fit_private_latent(coalition, problem, anchor, training, on_step)
     return train(coalition, training, previous, on_step)
 
 

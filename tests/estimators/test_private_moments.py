@@ -11,9 +11,10 @@ from fedtl import Encoder, FederatedTransferClassifier, FederatedTransferRegress
 from fedtl.exceptions import BudgetSpent, PartyError, PolicyRefusal
 from fedtl.federation import Ledger, Simulation
 from fedtl.learning.private_marginals import EDGES, histograms, made_up_rows
+from fedtl.learning.private_projection import within
 from fedtl.parties import Policy
 from fedtl.privacy import DifferentialPrivacy, PrivacyBudget
-from fedtl.protocols import ANSWERS, private_moments
+from fedtl.protocols import ANSWERS
 from fedtl.protocols.private_moments import PrivateMoments
 from fedtl.protocols.session import open_session
 
@@ -154,7 +155,7 @@ def test_a_party_refuses_what_it_cannot_make_private():
 
 
 def test_rows_and_targets_beyond_their_bound_are_clipped():
-    clipped = private_moments._within(np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]), 1.0)
+    clipped = within(np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]), 1.0)
     np.testing.assert_allclose(clipped, [[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]])
 
 
@@ -207,8 +208,6 @@ def test_units_that_have_no_meaning_are_refused(tumours):
     X, y = tumours
     with pytest.raises(ValueError, match="unit='party' is for FederatedFineTuner"):
         classifier(DifferentialPrivacy(1.0, unit="party")).fit(X, y)
-    with pytest.raises(ValueError, match="sums of solver='moments' only; protect solver='latent'"):
-        classifier(DifferentialPrivacy(1.0), solver="latent").fit(X, y)
     regressor = FederatedTransferRegressor(
         PARTIES, solver="moments", privacy=DifferentialPrivacy(1.0, unit="label")
     )

@@ -79,6 +79,7 @@ def test_under_a_budget_nothing_is_told_of_training_rows_without_noise(world, da
         "alignment",
         "cardinality",
         "predict",
+        "private_latent",
         "private_moments",
         "session",
     ]
@@ -89,6 +90,31 @@ def test_under_a_budget_nothing_is_told_of_training_rows_without_noise(world, da
     with pytest.raises(PolicyRefusal, match="tells of rows without noise"):
         estimator(made, federation, privacy=labels).fit(made.own, made.y)
     assert used(federation) == 0.0
+
+
+def test_noisy_latents_of_a_remote_party_are_those_of_a_simulated_one_and_paid_for_there(
+    world, data, monkeypatch
+):
+    """But for the noise, which is fixed here: the models are the same, to the last bit."""
+
+    def fixed(shape):
+        return np.random.default_rng(len(shape)).standard_normal(shape)
+
+    for module in ("learning.private_marginals", "protocols.private_latent"):
+        monkeypatch.setattr(f"fedtl.{module}.gaussian", fixed)
+    monkeypatch.setattr("fedtl.privacy.noise.gaussian", fixed)
+    made, settings = data(n=400), {"solver": "latent", "max_iter": 8}
+    local = FederatedTransferClassifier(
+        made.parties, n_folds=2, random_state=0, privacy=NOISE, **settings
+    ).fit(made.X, made.y)
+    federation = world(made, policy=Policy(epsilon=1.6)).connect()
+    remote = estimator(made, federation, **settings).fit(made.own, made.y)
+    np.testing.assert_array_equal(remote.predict_proba(made.own), local.predict_proba(made.X))
+    assert used(federation) == pytest.approx(1.0, abs=0.01)
+    # Latents and sums draw on one account.
+    estimator(made, federation).fit(made.own, made.y)
+    with pytest.raises(BudgetSpent, match="'shop': .* 2 earlier ones"):
+        estimator(made, federation, **settings).fit(made.own, made.y)
 
 
 def test_labels_of_the_asking_party_are_counted_at_its_own_side(world, data):

@@ -120,6 +120,8 @@ class Scene:
                 return rows, encoded[rows] @ coefficients[1:] + coefficients[0]
         for layer in self.transcript.openings(party, "shared_latent.layer", holder=party):
             return layer["rows"].astype(np.int64), layer["scores"]
+        for told in self.transcript.openings(party, "private_latent.clipped", holder=party):
+            return told["rows"].astype(np.int64), told["latents"]
         return None
 
     def held_out(self, party: str) -> Batch | None:
