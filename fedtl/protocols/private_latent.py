@@ -154,9 +154,7 @@ def answer_release(party: PartyService, request: Release) -> Released:
     latents = np.concatenate([projection.scores(part) for _, part in session.encoded(rows)])
     session.state[LAYER] = projection
     # What the party would tell of new rows, and does not of these.
-    opened(
-        party.name, "private_latent.clipped", holder=party.name, rows=rows, latents=latents
-    )
+    opened(party.name, "private_latent.clipped", holder=party.name, rows=rows, latents=latents)
     moments = latents.T @ latents
     moments += _noise("spread", projection.bound**2, multiplier) * _symmetric(len(moments))
     noise = _noise("latents", projection.bound, multiplier)
