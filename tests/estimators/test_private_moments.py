@@ -64,9 +64,11 @@ def test_sums_with_noise_help_and_nothing_of_a_single_row_crosses(tumours):
 
 def test_much_noise_is_not_trusted(tumours):
     X, y = tumours
-    fitted = classifier(DifferentialPrivacy(0.01)).fit(X[:500], y[:500])
-    assert fitted.model_.served[(0, 1)].trust < 1.0
-    assert np.isfinite(fitted.predict_proba(X)).all()
+    model = classifier(DifferentialPrivacy(0.01))
+    fits = [model.fit(X[:500], y[:500]).model_.served[(0, 1)].trust for _ in range(4)]
+    # Noise alone looks like a gain in about one of twenty fits.
+    assert sum(trust < 1.0 for trust in fits) >= 2
+    assert np.isfinite(model.predict_proba(X)).all()
 
 
 def test_a_cross_validation_of_moments_stops_at_its_budget(tumours):
