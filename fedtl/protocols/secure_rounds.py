@@ -7,8 +7,9 @@ Who learns what:
 
 - ``secure_rounds.round/1`` gives the party the shared parameters, as ``rounds.round/1`` does, its
   weight in the mean, from which the number of all rows follows, and the shares meant for it.
-- ``secure_rounds.masked/1`` is its update, weighed, in fixed point and masked. From the sum the
-  coordinator learns the mean change, mean loss and mean statistics of the parties that stayed.
+- What it masks is its update: change, statistics, loss, steps and one, weighed, in fixed point. From
+  the sum the coordinator learns the mean change, mean loss and mean statistics of the parties that
+  stayed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fedtl.learning.local import LocalRecipe
 from fedtl.parties import Answer, PartyService
 from fedtl.privacy.secure_aggregation import plan_sum
 from fedtl.protocols.rounds import Round, answer_round, party_rounds
-from fedtl.protocols.secure_sums import DTYPE, SEALED_BYTES, guarded, masked
+from fedtl.protocols.secure_sums import DTYPE, SEALED_BYTES, Masked, guarded, masked
 from fedtl.wire import Message, Tensor, message
 
 MAGNITUDE_BITS = 20
@@ -41,13 +42,6 @@ class SecureRound(Message):
     vectors: Annotated[np.ndarray, Tensor("float32", ("vectors", "parameters"))]
     buffers: Annotated[np.ndarray, Tensor("float32", ("buffers",))]
     sealed: Annotated[np.ndarray, Tensor("uint8", ("members", SEALED_BYTES))]
-
-
-@message("secure_rounds.masked/1", protection="secure aggregation")
-class Masked(Message):
-    """Change of parameters, statistics, loss and steps, and one, all weighed and masked."""
-
-    values: Annotated[np.ndarray, Tensor(DTYPE, ("values",))]
 
 
 def answers(recipe: LocalRecipe) -> Mapping[str, tuple[str, Answer]]:
@@ -76,4 +70,4 @@ def answer_round_masked(recipe: LocalRecipe, party: PartyService, request: Secur
         fixed = plan_sum(MAGNITUDE_BITS, len(request.sealed), DTYPE)
         return fixed.encode(request.weight * values.astype(np.float64)).astype(DTYPE)
 
-    return Masked(values=masked(party, request.fit, request.index, request.sealed, update))
+    return masked(party, request.fit, request.index, request.sealed, update)
