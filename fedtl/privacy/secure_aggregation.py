@@ -14,6 +14,7 @@ keep them from wrapping around. A member's object serves one sum and refuses to 
 What is not promised: the aggregator learns the sum, and who took part. Members whose number reaches
 the threshold can, together with it, uncover the others' summands. An aggregator that hands out
 keys of its own making is not found out unless members know each other's keys from elsewhere.
+Shares open only for those who were handed out the same keys of everybody.
 
 References
 ----------
@@ -152,6 +153,7 @@ class Member:
         self.name, self.group = name, group
         self._channel, self._masks, self._seed = KeyPair(), KeyPair(), new_seed()
         self._keys: dict[str, Keys] = {}
+        self._told = ""
         self._own: tuple[bytes, bytes] | None = None
         self._held: dict[str, tuple[bytes, bytes]] = {}
         self._state = "new"
@@ -184,7 +186,7 @@ class Member:
             raise CryptoError(f"{self.name!r}: its own keys came back changed")
         if len({k.masks for k in keys.values()}) != len(keys):
             raise CryptoError("two members have the same key")
-        self._keys = dict(keys)
+        self._keys, self._told = dict(keys), _digest(self.group, keys)
         n, threshold = len(self.group.members), self.group.threshold
         seeds = split(self._seed, n, threshold)
         privates = split(self._masks.private, n, threshold)
@@ -290,7 +292,7 @@ class Member:
 
     def _channel_key(self, sender: str, receiver: str) -> bytes:
         other = receiver if sender == self.name else sender
-        context = f"fedtl shares/1|{self.group.context}|{sender}|{receiver}"
+        context = f"fedtl shares/1|{self.group.context}|{sender}|{receiver}|{self._told}"
         return self._channel.agree(self._keys[other].channel, context)
 
     def __repr__(self) -> str:
@@ -419,6 +421,13 @@ def _joined(group: Group, name: str, shares: Mapping[str, bytes]) -> bytes:
         return join(places, group.threshold, KEY_BYTES)
     except CryptoError as error:
         raise CryptoError(f"a secret of {name!r} cannot be put together: {error}") from None
+
+
+def _digest(group: Group, keys: Mapping[str, Keys]) -> str:
+    """Hash of all members' keys: a member whose sum was begun anew is another one."""
+    shown = [keys.get(name) for name in group.members]
+    parts = [k.channel + k.masks + k.commitment if k else bytes(3 * KEY_BYTES) for k in shown]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _commitment(seed: bytes) -> bytes:

@@ -7,9 +7,9 @@ Who learns what:
 
 - ``secure_rounds.round/1`` gives the party the shared parameters, as ``rounds.round/1`` does, its
   weight in the mean, from which the number of all rows follows, and the shares meant for it.
-- What it masks is its update: change, statistics, loss, steps and one, weighed, in fixed point. From
-  the sum the coordinator learns the mean change, mean loss and mean statistics of the parties that
-  stayed.
+- What it masks is its update: change, statistics, loss, steps and one, weighed, in fixed point.
+  From the sum the coordinator learns the mean change, mean loss and mean statistics of the parties
+  that stayed.
 """
 
 from __future__ import annotations

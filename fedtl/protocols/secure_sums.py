@@ -126,6 +126,7 @@ class _Sum:
 
     index: int
     member: Member
+    told: frozenset[str] = frozenset()
 
 
 def begin(fit: str, index: int, group: Group) -> Begin:
@@ -244,7 +245,7 @@ def answer_share(party: PartyService, request: Share) -> Shares:
         raise PartyError(party.name, f"{len(keys)} members are left, too few for a sum")
     if party.policy.members:
         _check_proofs(party, group, keys, request.proofs)
-    sent = own.member.share(keys)
+    sent, own.told = own.member.share(keys), frozenset(keys)
     sealed = np.zeros((len(group.members), SEALED_BYTES), dtype=np.uint8)
     for name, data in sent.items():
         sealed[group.place(name) - 1] = np.frombuffer(data, dtype=np.uint8)
@@ -290,6 +291,14 @@ def masked(
     }
     if len(sent) + 1 < LEAST_MEMBERS:
         raise PartyError(party.name, f"{len(sent) + 1} members are left, too few for a sum")
+    withheld = sorted(own.told - set(sent) - {party.name})
+    if withheld and party.policy.members:
+        # Without a mask in common with them it could be uncovered by saying that the rest is gone.
+        raise PartyError(
+            party.name,
+            f"no shares came of {withheld}, who had sent keys; with a policy that names members, "
+            "nobody may drop out between these two exchanges: begin the sum again",
+        )
     own.member.receive(sent)
     return Masked(values=own.member.mask(numbers()))
 

@@ -15,12 +15,19 @@ from fedtl.exceptions import PartyError, PolicyRefusal
 from fedtl.federation import InProcessChannel, Ledger
 from fedtl.identity import Identity
 from fedtl.parties import PartyService, Policy, Rows
+from fedtl.privacy.fixed_point import read_limbs
+from fedtl.privacy.keys import KeyPair, uniform
 from fedtl.privacy.secure_aggregation import Member
+from fedtl.privacy.shamir import join
 from fedtl.protocols import ROW_ANSWERS
+from fedtl.protocols.secure_statistics import SecureColumns, read_columns
 from fedtl.protocols.secure_sums import (
     MOST_PROOF_BYTES,
     Begin,
+    Masked,
     PublicKeys,
+    Reveal,
+    RevealedShares,
     Share,
     Shares,
     begin,
@@ -30,6 +37,7 @@ from fedtl.protocols.secure_sums import (
     read_keys,
 )
 from fedtl.protocols.statistics import ask_products
+from fedtl.solvers.secure_sums import Exchange, TooFew
 from fedtl.solvers.statistics import SecureStatistics
 
 NAMES = ("basel", "genf", "zurich")
@@ -38,7 +46,7 @@ X = np.random.default_rng(0).normal(size=(40, 3))
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
-    """Members and their caller, who have pinned one another; and somebody whom nobody has pinned."""
+    """Members and their caller, who know one another, and somebody whom nobody knows."""
     folder = tmp_path_factory.mktemp("identities")
     made = {name: Identity.create(folder / name, name) for name in (*NAMES, "bank", "stranger")}
     for one in NAMES:
@@ -185,7 +193,9 @@ def test_the_keys_of_another_are_refused_by_name(identities):
 def test_a_member_that_is_made_up_is_refused_by_name(identities, member, signs, who):
     group, shown, packed = keys_of(member)
     proof = proof_of(identities[signs], member, group, shown)
-    with pytest.raises(PolicyRefusal, match=f"'zurich': the keys of '{member}' .* by {who}: if its"):
+    with pytest.raises(
+        PolicyRefusal, match=f"'zurich': the keys of '{member}' .* by {who}: if its"
+    ):
         SecureStatistics(forged(identities, member, packed, proof), "f").columns(3)
 
 
@@ -208,8 +218,9 @@ def test_keys_that_were_signed_for_another_sum_are_refused(identities, other):
     # The check fails for what is signed, and for nothing else in what was forged.
     group, shown, packed = keys_of("basel")
     proof = proof_of(identities["basel"], "basel", group, shown)
-    with pytest.raises(PartyError, match="decrypt|changed|other key"):
+    with pytest.raises(PartyError, match="secure aggregation: ") as raised:
         SecureStatistics(forged(identities, "basel", packed, proof), "f").columns(3)
+    assert not isinstance(raised.value, PolicyRefusal)
 
 
 def test_who_is_revoked_is_no_member_any_more(identities, tmp_path):
@@ -240,6 +251,93 @@ def test_a_party_that_names_nobody_takes_the_coordinator_at_its_word(identities)
     with pytest.raises(PartyError) as raised:  # of wrong shares, and only then
         SecureStatistics(to, "f").columns(3)
     assert not isinstance(raised.value, PolicyRefusal)
+
+
+# Who drops out
+
+
+class Leaving(InProcessChannel):
+    """A member that has gone when it is asked this."""
+
+    leaves_at = ()
+
+    def ask(self, request, expected):
+        if isinstance(request, self.leaves_at):
+            raise PartyError(self.name, "has gone")
+        return super().ask(request, expected)
+
+
+def add_up(to, threshold=3):
+    """One sum of columns, and the exchange that it came of."""
+    exchange = Exchange("f", 0, group_of("f", 0, list(to), threshold), to)
+    center = np.zeros((1, 3))
+
+    def request(_, sealed):
+        return SecureColumns(fit="f", index=0, n_classes=0, center=center, sealed=sealed)
+
+    try:
+        return read_columns(read_limbs(exchange.run(request, 39)), center), exchange
+    except TooFew:
+        return None, exchange
+
+
+@pytest.mark.parametrize(("step", "n_rows"), [(Begin, 30), (SecureColumns, 30), (Reveal, 40)])
+def test_a_named_member_may_drop_out(identities, step, n_rows):
+    to = channels(identities, kind=Leaving)
+    to["genf"].leaves_at = step
+    found, _ = add_up(to)
+    assert found.count.tolist() == [[n_rows] * 3]
+
+
+def test_shares_cannot_be_withheld_from_a_party_that_names_its_members(identities):
+    # With masks in common with few, it would be alone in the sum once these are said to be gone.
+    to = channels(identities, kind=Leaving)
+    to["genf"].leaves_at = Share
+    found, exchange = add_up(to)
+    assert found is None
+    told = {error.party: error.problem for error in exchange.errors}
+    assert "no shares came of ['genf']" in told["zurich"]
+    assert "no shares came of ['genf']" in told["basel"]
+    trusting = channels(identities, kind=Leaving, members=())
+    trusting["genf"].leaves_at = Share
+    assert add_up(trusting)[0].count.tolist() == [[30] * 3]
+
+
+def attack(to):
+    """Uncover zurich's numbers: it gets no shares of genf's, and basel is said to be gone."""
+    group = group_of("f", 0, list(to), 3)
+    shown = {name: to[name].ask(begin("f", 0, group), PublicKeys) for name in to}
+    keys = {name: read_keys(reply.keys) for name, reply in shown.items()}
+    proofs = pack_proofs(group, {name: reply.proof for name, reply in shown.items()})
+    share = Share(fit="f", keys=pack_keys(group, keys), proofs=proofs)
+    sealed = np.stack([to[name].ask(share, Shares).sealed for name in to])
+    numbers = {}
+    for place, name in enumerate(to):
+        told = sealed[:, place].copy()
+        if name == "zurich":
+            told[group.place("genf") - 1] = 0
+        asked = SecureColumns(fit="f", index=0, n_classes=0, center=np.zeros((1, 3)), sealed=told)
+        numbers[name] = to[name].ask(asked, Masked).values.copy()
+    stayed = Reveal(fit="f", stayed=np.array([name != "basel" for name in to]))
+    shares = {n: to[n].ask(stayed, RevealedShares).shares for n in ("basel", "genf", "own")}
+
+    def secret(name):
+        place = group.place(name) - 1
+        return join({group.place(n): s[place].tobytes() for n, s in shares.items()}, 3, 32)
+
+    found = numbers["zurich"] - uniform(secret("zurich"), "own mask", (39,), np.uint64)
+    own = to["own"]._service.fits["f"]["secure_sums"].member._masks
+    for pair in (KeyPair(secret("basel")), own):
+        mask = pair.agree(keys["zurich"].masks, f"fedtl masks/1|{group.context}")
+        found += uniform(mask, "pair mask", (39,), np.uint64)
+    return read_columns(read_limbs(found), np.zeros((1, 3)))
+
+
+def test_a_coordinator_that_withholds_shares_uncovers_a_party_that_names_nobody(identities):
+    found = attack(channels(identities, members=()))
+    np.testing.assert_allclose(found.mean[0], X[30:].mean(axis=0))
+    with pytest.raises(PartyError, match=r"'zurich': no shares came of \['genf'\]"):
+        attack(channels(identities))
 
 
 class Long(InProcessChannel):
