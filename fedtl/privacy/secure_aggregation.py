@@ -226,13 +226,15 @@ class Member:
         assert self._own is not None
         self._held[self.name] = self._own
 
-    def mask(self, values: np.ndarray) -> np.ndarray:
+    def mask(self, values: np.ndarray, asked: bytes = b"") -> np.ndarray:
         """Mask this member's summand, once.
 
         Parameters
         ----------
         values : ndarray of any shape, dtype as in the group
             The summand.
+        asked : bytes, optional
+            What it was asked for: masks go away only among those who were asked the same.
 
         Returns
         -------
@@ -251,7 +253,7 @@ class Member:
         for name in self._held:
             if name != self.name:
                 public = self._keys[name].masks
-                _add_pair(masked, self.group, (self.name, name), self._masks, public)
+                _add_pair(masked, self.group, (self.name, name), self._masks, public, asked=asked)
         return np.asarray(masked)
 
     def reveal(self, stayed: Set[str]) -> Revealed:
@@ -305,6 +307,8 @@ def total(
     shared: Set[str],
     masked: Mapping[str, np.ndarray],
     revealed: Mapping[str, Revealed],
+    *,
+    asked: bytes = b"",
 ) -> np.ndarray:
     """Add up and take the masks off; the aggregator's part.
 
@@ -320,6 +324,8 @@ def total(
         Masked summands of the members that stayed, of one shape.
     revealed : mapping of str to Revealed
         What members revealed for just these; some may be missing.
+    asked : bytes, optional
+        What members were asked for.
 
     Returns
     -------
@@ -356,7 +362,7 @@ def total(
             raise CryptoError(f"shares do not give the key that {name!r} advertised")
         for other in masked:
             # What the one that dropped out would have added cancels what the other did.
-            _add_pair(result, group, (name, other), pair, keys[other].masks)
+            _add_pair(result, group, (name, other), pair, keys[other].masks, asked=asked)
     return result
 
 
@@ -404,10 +410,16 @@ def _own_mask(seed: bytes, like: np.ndarray) -> np.ndarray:
 
 
 def _add_pair(
-    array: np.ndarray, group: Group, names: tuple[str, str], pair: KeyPair, public: bytes
+    array: np.ndarray,
+    group: Group,
+    names: tuple[str, str],
+    pair: KeyPair,
+    public: bytes,
+    *,
+    asked: bytes,
 ) -> None:
     """Add the first one's pairwise mask with the second to an array, in place."""
-    seed = pair.agree(public, f"fedtl masks/1|{group.context}")
+    seed = pair.agree(public, f"fedtl masks/1|{group.context}|{asked.hex()}")
     mask = uniform(seed, "pair mask", array.shape, array.dtype.type)
     if group.place(names[0]) < group.place(names[1]):
         array += mask

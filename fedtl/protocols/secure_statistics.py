@@ -93,7 +93,7 @@ def answer_secure_columns(party: PartyService, request: SecureColumns) -> Masked
         )
         return limbs(np.concatenate([part.ravel().astype(np.float64) for part in parts]))
 
-    return masked(party, request.fit, request.index, request.sealed, sums)
+    return masked(party, request, sums)
 
 
 @guarded
@@ -111,7 +111,7 @@ def answer_secure_products(party: PartyService, request: SecureProducts) -> Mask
             parts.append(told.products + told.weight * np.outer(away, away)[upper])
         return limbs(np.concatenate(parts))
 
-    return masked(party, request.fit, request.index, request.sealed, sums)
+    return masked(party, request, sums)
 
 
 @guarded
@@ -130,7 +130,7 @@ def answer_secure_newton(party: PartyService, request: SecureNewton) -> Masked:
         told = answer_newton(party, plain)
         return limbs(np.concatenate([[told.loss], told.gradient, told.hessian]))
 
-    return masked(party, request.fit, request.index, request.sealed, sums)
+    return masked(party, request, sums)
 
 
 def read_columns(summed: np.ndarray, center: np.ndarray) -> Moments:

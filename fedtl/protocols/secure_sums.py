@@ -38,9 +38,10 @@ takes the coordinator at its word, and a simulated party has no identity, and si
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -51,7 +52,7 @@ from fedtl.privacy import CryptoError, FixedPointError
 from fedtl.privacy.keys import KEY_BYTES
 from fedtl.privacy.secure_aggregation import Group, Keys, Member, Revealed
 from fedtl.privacy.shamir import SHARE_BYTES
-from fedtl.wire import Message, Tensor, message
+from fedtl.wire import Message, Tensor, encode, message
 
 LEAST_MEMBERS = 3
 DTYPE = "uint64"
@@ -252,21 +253,23 @@ def answer_share(party: PartyService, request: Share) -> Shares:
     return Shares(sealed=sealed)
 
 
-def masked(
-    party: PartyService, fit: str, index: int, sealed: np.ndarray, numbers: Callable[[], np.ndarray]
-) -> Masked:
+def asked(request: Any) -> bytes:
+    """Return a hash of what all members are asked alike: everything but the shares for each."""
+    alike = replace(request, sealed=np.zeros((0, SEALED_BYTES), dtype=np.uint8))
+    return hashlib.sha256(encode(alike)).digest()
+
+
+def masked(party: PartyService, request: Any, numbers: Callable[[], np.ndarray]) -> Masked:
     """Mask a party's numbers for a sum.
 
     Parameters
     ----------
     party : PartyService
         The party.
-    fit : str
-        Name of the fit.
-    index : int
-        Number of the sum.
-    sealed : ndarray of shape (n_members, n_bytes), dtype uint8
-        The shares that the others sent to it; zeros where there are none.
+    request : Message
+        What asks for them. Its ``fit`` and ``index`` say which sum it is, its ``sealed`` are the
+        shares that the others sent to the party, zeros where there are none; all else must be the
+        same for all members.
     numbers : callable
         Works out the party's summand, dtype uint64, once it is sure that it will be masked.
 
@@ -280,13 +283,13 @@ def masked(
     PartyError
         If the sum was not begun, or too few members are left.
     """
-    own = _sum_of(party, fit)
-    _check_members(party, own.member.group, len(sealed))
-    if index != own.index:
-        raise PartyError(party.name, f"sum {index} was not begun; {own.index} was")
+    own = _sum_of(party, request.fit)
+    _check_members(party, own.member.group, len(request.sealed))
+    if request.index != own.index:
+        raise PartyError(party.name, f"sum {request.index} was not begun; {own.index} was")
     sent = {
         name: part.tobytes()
-        for name, part in zip(own.member.group.members, sealed, strict=True)
+        for name, part in zip(own.member.group.members, request.sealed, strict=True)
         if name != party.name and part.any()
     }
     if len(sent) + 1 < LEAST_MEMBERS:
@@ -300,7 +303,7 @@ def masked(
             "nobody may drop out between these two exchanges: begin the sum again",
         )
     own.member.receive(sent)
-    return Masked(values=own.member.mask(numbers()))
+    return Masked(values=own.member.mask(numbers(), asked(request)))
 
 
 @guarded

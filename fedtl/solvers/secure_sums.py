@@ -19,6 +19,7 @@ from fedtl.protocols.secure_sums import (
     RevealedShares,
     Share,
     Shares,
+    asked,
     begin,
     pack_keys,
     pack_proofs,
@@ -84,13 +85,13 @@ class Exchange:
         self.stayed: list[str] = []
         self.errors: list[PartyError] = []
 
-    def run(self, request: Callable[[str, np.ndarray], Message], length: int) -> np.ndarray:
+    def run(self, request: Callable[[np.ndarray], Message], length: int) -> np.ndarray:
         """Carry the sum out.
 
         Parameters
         ----------
         request : callable
-            From a member's name and the shares meant for it to what it is asked for its numbers.
+            From the shares meant for a member to what it is asked for its numbers.
         length : int
             How many numbers each member adds.
 
@@ -109,8 +110,8 @@ class Exchange:
             If a member sends something of another size.
         """
         members = self.group.members
-        asked = [begin(self.fit, self.index, self.group)] * len(self.left)
-        shown = self._ask(asked, PublicKeys)
+        begun = [begin(self.fit, self.index, self.group)] * len(self.left)
+        shown = self._ask(begun, PublicKeys)
         keys = {name: read_keys(reply.keys) for name, reply in shown.items()}
         proofs = pack_proofs(self.group, {name: reply.proof for name, reply in shown.items()})
         share = Share(fit=self.fit, keys=pack_keys(self.group, keys), proofs=proofs)
@@ -119,7 +120,7 @@ class Exchange:
         for name, reply in shares.items():
             _expect(name, reply.sealed.shape, sealed.shape[1:])
             sealed[self.group.place(name) - 1] = reply.sealed
-        requests = [request(name, sealed[:, self.group.place(name) - 1]) for name in self.left]
+        requests = [request(sealed[:, self.group.place(name) - 1]) for name in self.left]
         masked = {name: reply.values for name, reply in self._ask(requests, Masked).items()}
         for name, values in masked.items():
             _expect(name, values.shape, (length,))
@@ -131,7 +132,7 @@ class Exchange:
                 [Reveal(fit=self.fit, stayed=stayed)] * len(self.left), RevealedShares
             ).items()
         }
-        return total(self.group, keys, set(shares), masked, revealed)
+        return total(self.group, keys, set(shares), masked, revealed, asked=asked(requests[0]))
 
     def _ask(self, requests: Sequence[Message], expected: type[R]) -> dict[str, R]:
         """Ask those that are left; who fails is left no more, and too few end the sum."""

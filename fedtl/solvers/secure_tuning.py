@@ -94,11 +94,11 @@ class SecureMean:
         group = group_of(sent.fit, sent.index, names, threshold)
         exchange = Exchange(sent.fit, sent.index, group, channels)
 
-        def request(name: str, sealed: np.ndarray) -> SecureRound:
+        def request(sealed: np.ndarray) -> SecureRound:
             return SecureRound(
                 fit=sent.fit,
                 index=sent.index,
-                weight=rows[name] / sum(rows.values()),
+                n_rows=sum(rows.values()),
                 vectors=sent.vectors,
                 buffers=sent.buffers,
                 sealed=sealed,

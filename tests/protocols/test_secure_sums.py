@@ -30,6 +30,7 @@ from fedtl.protocols.secure_sums import (
     RevealedShares,
     Share,
     Shares,
+    asked,
     begin,
     group_of,
     pack_keys,
@@ -272,7 +273,7 @@ def add_up(to, threshold=3):
     exchange = Exchange("f", 0, group_of("f", 0, list(to), threshold), to)
     center = np.zeros((1, 3))
 
-    def request(_, sealed):
+    def request(sealed):
         return SecureColumns(fit="f", index=0, n_classes=0, center=center, sealed=sealed)
 
     try:
@@ -316,8 +317,8 @@ def attack(to):
         told = sealed[:, place].copy()
         if name == "zurich":
             told[group.place("genf") - 1] = 0
-        asked = SecureColumns(fit="f", index=0, n_classes=0, center=np.zeros((1, 3)), sealed=told)
-        numbers[name] = to[name].ask(asked, Masked).values.copy()
+        request = SecureColumns(fit="f", index=0, n_classes=0, center=np.zeros((1, 3)), sealed=told)
+        numbers[name] = to[name].ask(request, Masked).values.copy()
     stayed = Reveal(fit="f", stayed=np.array([name != "basel" for name in to]))
     shares = {n: to[n].ask(stayed, RevealedShares).shares for n in ("basel", "genf", "own")}
 
@@ -328,7 +329,9 @@ def attack(to):
     found = numbers["zurich"] - uniform(secret("zurich"), "own mask", (39,), np.uint64)
     own = to["own"]._service.fits["f"]["secure_sums"].member._masks
     for pair in (KeyPair(secret("basel")), own):
-        mask = pair.agree(keys["zurich"].masks, f"fedtl masks/1|{group.context}")
+        mask = pair.agree(
+            keys["zurich"].masks, f"fedtl masks/1|{group.context}|{asked(request).hex()}"
+        )
         found += uniform(mask, "pair mask", (39,), np.uint64)
     return read_columns(read_limbs(found), np.zeros((1, 3)))
 
@@ -338,6 +341,29 @@ def test_a_coordinator_that_withholds_shares_uncovers_a_party_that_names_nobody(
     np.testing.assert_allclose(found.mean[0], X[30:].mean(axis=0))
     with pytest.raises(PartyError, match=r"'zurich': no shares came of \['genf'\]"):
         attack(channels(identities))
+
+
+class Singling(InProcessChannel):
+    """Asks genf something else than the others."""
+
+    def ask(self, request, expected):
+        if isinstance(request, SecureColumns) and self.name == "genf":
+            request = replace(request, center=request.center + 1e-9)
+        return super().ask(request, expected)
+
+
+def test_who_is_asked_something_else_than_the_others_stays_masked(identities):
+    # Else all others could be asked for next to nothing, and the sum would be that of one.
+    to = channels(identities, kind=Singling)
+    exchange = Exchange("f", 0, group_of("f", 0, list(to), 4), to)
+
+    def request(sealed):
+        return SecureColumns(fit="f", index=0, n_classes=0, center=np.zeros((1, 3)), sealed=sealed)
+
+    came = exchange.run(request, 39)
+    assert exchange.stayed == list(to)
+    assert (came > 2**50).sum() > 20  # the limbs of a sum are small numbers, or small negative ones
+    assert (came < 2**64 - 2**50).sum() > 20
 
 
 class Long(InProcessChannel):
