@@ -28,11 +28,17 @@ the sum, all members and the threshold, and a party whose policy names `members`
 
 - in sums of just these, itself, and one member of the caller at most; a subset is refused, and so
   is a threshold with which two groups of members could be told different things of who stayed;
-- with keys that the named member has signed for this sum, and the caller for its own member.
+- with keys that the named member has signed for this sum, and the caller for its own member;
+- if shares came of everybody whose keys it was told: with masks in common with few, it would be
+  uncovered as soon as these are said to have dropped out.
+
+Always, shares open only for those who were told the same keys, and masks go away only among those
+who were asked the same.
 
 What that leaves to a coordinator is to say that a member dropped out, down to the threshold: two
-such sums of the same numbers, one without a member, give that member's. A party that names nobody
-takes the coordinator at its word, and a simulated party has no identity, and signs nothing.
+such sums of the same numbers, one without a member, give that member's. It can also begin the fit
+differently at others, so that they add little. A party that names nobody takes the coordinator at
+its word, and a simulated party has no identity, and signs nothing.
 """
 
 from __future__ import annotations
