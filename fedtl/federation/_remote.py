@@ -23,6 +23,7 @@ from fedtl.federation._lines import Lines, Patience
 from fedtl.federation._remote_channel import RemoteChannel, RemoteParties
 from fedtl.federation._rowwise import RowParties
 from fedtl.federation._transport import transport_for
+from fedtl.identity import Identity
 from fedtl.parties import Answer, Usage
 from fedtl.privacy import PrivacyBudget
 from fedtl.wire import Describe, Description
@@ -309,7 +310,13 @@ class Federation:
             )
         usage: defaultdict[str, Usage] = defaultdict(Usage)
         return RowParties(
-            names, answers, policies={}, usage=usage, serialize=False, budget=self.budget
+            names,
+            answers,
+            policies={},
+            usage=usage,
+            serialize=False,
+            budget=self.budget,
+            identity=self._identity(),
         )
 
     def rows_elsewhere(self, ledger: Ledger) -> dict[str, Channel]:
@@ -335,8 +342,9 @@ class Federation:
         dict of str to dict
             By party: ``protocols``, ``min_rows``, ``fits``, ``predicted_rows``, ``aligned_ids`` and
             ``dealt_numbers`` (allowed and used today), ``epsilon`` (allowed, used, delta and when
-            it is renewed; None without a bound), ``dealers``, ``message_bytes``, ``sessions`` (of
-            this caller) and ``columns``, or ``error`` where a party could not be asked.
+            it is renewed; None without a bound), ``dealers``, ``members``, ``message_bytes``,
+            ``sessions`` (of this caller) and ``columns``, or ``error`` where a party could not be
+            asked.
         """
         described: dict[str, dict[str, Any]] = {}
         for channel in self.channels(Ledger()):
@@ -346,6 +354,13 @@ class Federation:
             except PartyError as error:
                 described[channel.name] = {"error": str(error)}
         return described
+
+    def _identity(self) -> Identity | None:
+        """By which keys of the caller's own rows are signed, for parties that check members."""
+        try:
+            return Identity(self.credentials)
+        except FileNotFoundError:  # NVIDIA FLARE's workspace need not hold one
+            return None
 
     @property
     def alignment_cache(self) -> AlignmentCache:

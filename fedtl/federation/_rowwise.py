@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from fedtl.exceptions import PartyError
 from fedtl.federation._channel import InProcessChannel
 from fedtl.federation._ledger import Ledger
-from fedtl.parties import Answer, PartyService, Policy, Rows, Usage
+from fedtl.parties import Answer, PartyService, Policy, Rows, Signing, Usage
 from fedtl.privacy import PrivacyBudget
 
 
@@ -31,6 +31,8 @@ class RowParties:
         Whether messages are encoded and decoded.
     budget : PrivacyBudget, optional
         What differentially private fits may spend.
+    identity : Signing, optional
+        By which they sign, where other parties are remote: that of whoever holds their rows.
 
     Warns
     -----
@@ -47,6 +49,7 @@ class RowParties:
         usage: Mapping[str, Usage],
         serialize: bool,
         budget: PrivacyBudget | None = None,
+        identity: Signing | None = None,
     ) -> None:
         self.serialize, self.budget = serialize, budget
         self.services = {
@@ -58,6 +61,7 @@ class RowParties:
                 policy=policies.get(name),
                 usage=usage[name],
                 budget=budget,
+                identity=identity,
             )
             for name in names
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fedtl.exceptions import PolicyRefusal
@@ -58,6 +59,10 @@ class Policy:
         nobody takes no part in it; by default, as in a simulation, anybody's is used.
     max_dealt_numbers : int, optional
         How many random numbers a dealer deals in all; no bound by default.
+    members : frozenset of str, optional
+        Names of those with whom a remote party adds up under secure aggregation, beside itself and
+        one member of the caller; it then checks that they are who they are said to be. By default
+        the caller is taken at its word.
     epsilon : float, optional
         What differentially private fits may spend on its rows' privacy, in all. With it, protocols
         that tell of training rows without noise are refused; no bound by default.
@@ -87,6 +92,7 @@ class Policy:
     max_row_scores: int | None = None
     dealers: frozenset[str] | None = None
     max_dealt_numbers: int | None = None
+    members: frozenset[str] | None = None
     epsilon: float | None = None
     delta: float = 1e-5
     epsilon_days: int | None = None
@@ -211,6 +217,78 @@ class Policy:
                 party,
                 f"randomness was signed by {who}, and its policy takes that of the dealers "
                 f"{sorted(self.dealers)} only",
+            )
+
+    def allow_members(self, party: str, members: Sequence[str], threshold: int) -> None:
+        """Refuse a secure sum with others than those that are named.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        members : sequence of str
+            Who adds up, the party included.
+        threshold : int
+            How many must stay.
+
+        Raises
+        ------
+        PolicyRefusal
+            Naming who is missing or too many, or the threshold that is needed.
+        """
+        if not self.members:
+            return
+        missing = sorted(self.members - set(members))
+        others = sorted(set(members) - self.members - {party})
+        if missing or len(others) > 1:
+            more = f"{others} are more than the one that the caller may have of its own"
+            raise PolicyRefusal(
+                party,
+                f"its policy takes part in secure sums with all of {sorted(self.members)}; "
+                + (f"{missing} are missing" if missing else more),
+            )
+        # Of each secret there is one share a member, and the caller's own member may tell both
+        # those who believe that somebody stayed and those who do not.
+        least = (len(members) + len(others)) // 2 + 1
+        if threshold < least:
+            raise PolicyRefusal(
+                party,
+                f"{threshold} of {len(members)} members of a secure sum are to stay, its policy "
+                f"takes part with a threshold from {least} on, so that no two groups can be told "
+                "different things",
+            )
+
+    def allow_member_keys(
+        self, party: str, member: str, signer: str | None, *, caller: str | None
+    ) -> None:
+        """Refuse keys for a secure sum that were not signed by the member they are said to be of.
+
+        Parameters
+        ----------
+        party : str
+            Name of the party.
+        member : str
+            Whose keys they are said to be.
+        signer : str or None
+            Who has signed them for this sum; None if nobody has who is known.
+        caller : str or None
+            Who asks, and signs for a member that the policy does not name.
+
+        Raises
+        ------
+        PolicyRefusal
+            Naming the member and whose signature is wanted.
+        """
+        if not self.members:
+            return
+        expected = member if member in self.members else caller
+        if signer is None or signer != expected:
+            who = "nobody whom it has pinned" if signer is None else repr(signer)
+            raise PolicyRefusal(
+                party,
+                f"the keys of {member!r} were signed for this secure sum by {who}, and not by "
+                f"{expected!r}: if its certificate is not pinned at this party, pin it with 'fedtl "
+                "identity pin'; if it is, they were made or changed by somebody else",
             )
 
     def allow_aggregate(self, party: str, n_rows: int) -> None:

@@ -103,6 +103,8 @@ class PartyService:
     identity : Signing, optional
         By which it states what others hand on, and recognises what others state; simulated
         parties have none.
+    caller : str, optional
+        Who asks, as recognised by the transport; nobody in a simulation.
     """
 
     def __init__(
@@ -116,13 +118,14 @@ class PartyService:
         usage: Usage | None = None,
         budget: PrivacyBudget | None = None,
         identity: Signing | None = None,
+        caller: str | None = None,
     ) -> None:
         self.name, self.table, self.recipe = name, table, recipe
         self.answers = answers
         self.policy = policy or Policy()
         self.usage = usage or Usage()
         self.budget = budget
-        self.identity = identity
+        self.identity, self.caller = identity, caller
         self.sessions: dict[str, Session] = {}
         self.fits: dict[str, dict[str, Any]] = {}
 
@@ -276,6 +279,7 @@ class PartyService:
             usage=self.usage,
             budget=self.budget,
             identity=self.identity,
+            caller=self.caller,
         )
         view.sessions, view.fits = self.sessions, self.fits
         return view

@@ -14,6 +14,7 @@ keep them from wrapping around. A member's object serves one sum and refuses to 
 What is not promised: the aggregator learns the sum, and who took part. Members whose number reaches
 the threshold can, together with it, uncover the others' summands. An aggregator that hands out
 keys of its own making is not found out unless members know each other's keys from elsewhere.
+Shares open only for those who were handed out the same keys of everybody.
 
 References
 ----------
@@ -152,6 +153,7 @@ class Member:
         self.name, self.group = name, group
         self._channel, self._masks, self._seed = KeyPair(), KeyPair(), new_seed()
         self._keys: dict[str, Keys] = {}
+        self._told = ""
         self._own: tuple[bytes, bytes] | None = None
         self._held: dict[str, tuple[bytes, bytes]] = {}
         self._state = "new"
@@ -184,7 +186,7 @@ class Member:
             raise CryptoError(f"{self.name!r}: its own keys came back changed")
         if len({k.masks for k in keys.values()}) != len(keys):
             raise CryptoError("two members have the same key")
-        self._keys = dict(keys)
+        self._keys, self._told = dict(keys), _digest(self.group, keys)
         n, threshold = len(self.group.members), self.group.threshold
         seeds = split(self._seed, n, threshold)
         privates = split(self._masks.private, n, threshold)
@@ -224,13 +226,15 @@ class Member:
         assert self._own is not None
         self._held[self.name] = self._own
 
-    def mask(self, values: np.ndarray) -> np.ndarray:
+    def mask(self, values: np.ndarray, asked: bytes = b"") -> np.ndarray:
         """Mask this member's summand, once.
 
         Parameters
         ----------
         values : ndarray of any shape, dtype as in the group
             The summand.
+        asked : bytes, optional
+            What it was asked for: masks go away only among those who were asked the same.
 
         Returns
         -------
@@ -249,7 +253,7 @@ class Member:
         for name in self._held:
             if name != self.name:
                 public = self._keys[name].masks
-                _add_pair(masked, self.group, (self.name, name), self._masks, public)
+                _add_pair(masked, self.group, (self.name, name), self._masks, public, asked=asked)
         return np.asarray(masked)
 
     def reveal(self, stayed: Set[str]) -> Revealed:
@@ -290,7 +294,7 @@ class Member:
 
     def _channel_key(self, sender: str, receiver: str) -> bytes:
         other = receiver if sender == self.name else sender
-        context = f"fedtl shares/1|{self.group.context}|{sender}|{receiver}"
+        context = f"fedtl shares/1|{self.group.context}|{sender}|{receiver}|{self._told}"
         return self._channel.agree(self._keys[other].channel, context)
 
     def __repr__(self) -> str:
@@ -303,6 +307,8 @@ def total(
     shared: Set[str],
     masked: Mapping[str, np.ndarray],
     revealed: Mapping[str, Revealed],
+    *,
+    asked: bytes = b"",
 ) -> np.ndarray:
     """Add up and take the masks off; the aggregator's part.
 
@@ -318,6 +324,8 @@ def total(
         Masked summands of the members that stayed, of one shape.
     revealed : mapping of str to Revealed
         What members revealed for just these; some may be missing.
+    asked : bytes, optional
+        What members were asked for.
 
     Returns
     -------
@@ -354,7 +362,7 @@ def total(
             raise CryptoError(f"shares do not give the key that {name!r} advertised")
         for other in masked:
             # What the one that dropped out would have added cancels what the other did.
-            _add_pair(result, group, (name, other), pair, keys[other].masks)
+            _add_pair(result, group, (name, other), pair, keys[other].masks, asked=asked)
     return result
 
 
@@ -402,10 +410,16 @@ def _own_mask(seed: bytes, like: np.ndarray) -> np.ndarray:
 
 
 def _add_pair(
-    array: np.ndarray, group: Group, names: tuple[str, str], pair: KeyPair, public: bytes
+    array: np.ndarray,
+    group: Group,
+    names: tuple[str, str],
+    pair: KeyPair,
+    public: bytes,
+    *,
+    asked: bytes,
 ) -> None:
     """Add the first one's pairwise mask with the second to an array, in place."""
-    seed = pair.agree(public, f"fedtl masks/1|{group.context}")
+    seed = pair.agree(public, f"fedtl masks/1|{group.context}|{asked.hex()}")
     mask = uniform(seed, "pair mask", array.shape, array.dtype.type)
     if group.place(names[0]) < group.place(names[1]):
         array += mask
@@ -419,6 +433,13 @@ def _joined(group: Group, name: str, shares: Mapping[str, bytes]) -> bytes:
         return join(places, group.threshold, KEY_BYTES)
     except CryptoError as error:
         raise CryptoError(f"a secret of {name!r} cannot be put together: {error}") from None
+
+
+def _digest(group: Group, keys: Mapping[str, Keys]) -> str:
+    """Hash of all members' keys: a member whose sum was begun anew is another one."""
+    shown = [keys.get(name) for name in group.members]
+    parts = [k.channel + k.masks + k.commitment if k else bytes(3 * KEY_BYTES) for k in shown]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _commitment(seed: bytes) -> bytes:

@@ -5,10 +5,11 @@ any two exchanges; the third of them is here.
 
 Who learns what:
 
-- ``secure_rounds.round/1`` gives the party the shared parameters, as ``rounds.round/1`` does, its
-  weight in the mean, from which the number of all rows follows, and the shares meant for it.
-- ``secure_rounds.masked/1`` is its update, weighed, in fixed point and masked. From the sum the
-  coordinator learns the mean change, mean loss and mean statistics of the parties that stayed.
+- ``secure_rounds.round/1`` gives the party the shared parameters, as ``rounds.round/1`` does, the
+  number of all parties' rows, by which it weighs its own, and the shares meant for it.
+- What it masks is its update: change, statistics, loss, steps and one, weighed, in fixed point.
+  From the sum the coordinator learns the mean change, mean loss and mean statistics of the parties
+  that stayed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fedtl.learning.local import LocalRecipe
 from fedtl.parties import Answer, PartyService
 from fedtl.privacy.secure_aggregation import plan_sum
 from fedtl.protocols.rounds import Round, answer_round, party_rounds
-from fedtl.protocols.secure_sums import DTYPE, SEALED_BYTES, guarded, masked
+from fedtl.protocols.secure_sums import DTYPE, SEALED_BYTES, Masked, guarded, masked
 from fedtl.wire import Message, Tensor, message
 
 MAGNITUDE_BITS = 20
@@ -37,17 +38,10 @@ class SecureRound(Message):
 
     fit: str
     index: int
-    weight: float
+    n_rows: int
     vectors: Annotated[np.ndarray, Tensor("float32", ("vectors", "parameters"))]
     buffers: Annotated[np.ndarray, Tensor("float32", ("buffers",))]
     sealed: Annotated[np.ndarray, Tensor("uint8", ("members", SEALED_BYTES))]
-
-
-@message("secure_rounds.masked/1", protection="secure aggregation")
-class Masked(Message):
-    """Change of parameters, statistics, loss and steps, and one, all weighed and masked."""
-
-    values: Annotated[np.ndarray, Tensor(DTYPE, ("values",))]
 
 
 def answers(recipe: LocalRecipe) -> Mapping[str, tuple[str, Answer]]:
@@ -64,16 +58,19 @@ def answer_round_masked(recipe: LocalRecipe, party: PartyService, request: Secur
             "masked updates can be averaged and nothing else; the strategy "
             f"{state.strategy.name!r}, or its compression, needs more",
         )
-    if not 0.0 < request.weight <= 1.0:
-        raise PartyError(party.name, f"its weight is {request.weight:g}, not in 0 to 1")
     plain = Round(
         fit=request.fit, index=request.index, vectors=request.vectors, buffers=request.buffers
     )
 
     def update() -> np.ndarray:
         reply = answer_round(recipe, party, plain)
+        if reply.n_rows > request.n_rows:
+            raise PartyError(
+                party.name, f"it trains on {reply.n_rows} rows, of {request.n_rows} in all"
+            )
         values = np.concatenate([reply.values[0], reply.buffers, [reply.loss, reply.n_steps, 1.0]])
         fixed = plan_sum(MAGNITUDE_BITS, len(request.sealed), DTYPE)
-        return fixed.encode(request.weight * values.astype(np.float64)).astype(DTYPE)
+        weight = reply.n_rows / request.n_rows
+        return fixed.encode(weight * values.astype(np.float64)).astype(DTYPE)
 
-    return Masked(values=masked(party, request.fit, request.index, request.sealed, update))
+    return masked(party, request, update)

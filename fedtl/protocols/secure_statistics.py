@@ -9,9 +9,9 @@ Who learns what:
 - ``secure_statistics.columns/1``, ``secure_statistics.products/1`` and
   ``secure_statistics.newton/1`` tell the party what their namesakes in `statistics` do; the points
   are zero, or means of all parties' columns.
-- ``secure_statistics.masked/1`` are its sums, masked. The coordinator learns their total over all
-  parties: of columns, numbers of rows and values, weights, sums and squares; of products, those of
-  all pairs of columns; of a model under way, loss and derivatives.
+- What it masks are its sums, as integers in three limbs. The coordinator learns their total over
+  all parties: of columns, numbers of rows and values, weights, sums and squares; of products, those
+  of all pairs of columns; of a model under way, loss and derivatives.
 
 Numbers are added as integers, exactly: what comes out is that of `statistics` to rounding.
 """
@@ -26,7 +26,7 @@ from fedtl.exceptions import PartyError
 from fedtl.learning.pooled import Derivatives, Moments, Products, symmetric
 from fedtl.parties import PartyService
 from fedtl.privacy.fixed_point import limbs
-from fedtl.protocols.secure_sums import DTYPE, SEALED_BYTES, guarded, masked
+from fedtl.protocols.secure_sums import SEALED_BYTES, Masked, guarded, masked
 from fedtl.protocols.statistics import (
     Columns,
     Newton,
@@ -76,15 +76,8 @@ class SecureNewton(Message):
     sealed: Annotated[np.ndarray, Tensor("uint8", ("members", SEALED_BYTES))]
 
 
-@message("secure_statistics.masked/1", protection="secure aggregation")
-class MaskedSums(Message):
-    """Sums as integers in three limbs, masked."""
-
-    values: Annotated[np.ndarray, Tensor(DTYPE, ("values",))]
-
-
 @guarded
-def answer_secure_columns(party: PartyService, request: SecureColumns) -> MaskedSums:
+def answer_secure_columns(party: PartyService, request: SecureColumns) -> Masked:
     """Mask the sums of the party's columns."""
 
     def sums() -> np.ndarray:
@@ -100,11 +93,11 @@ def answer_secure_columns(party: PartyService, request: SecureColumns) -> Masked
         )
         return limbs(np.concatenate([part.ravel().astype(np.float64) for part in parts]))
 
-    return MaskedSums(values=masked(party, request.fit, request.index, request.sealed, sums))
+    return masked(party, request, sums)
 
 
 @guarded
-def answer_secure_products(party: PartyService, request: SecureProducts) -> MaskedSums:
+def answer_secure_products(party: PartyService, request: SecureProducts) -> Masked:
     """Mask the sums of the party's columns and of their products."""
 
     def sums() -> np.ndarray:
@@ -118,11 +111,11 @@ def answer_secure_products(party: PartyService, request: SecureProducts) -> Mask
             parts.append(told.products + told.weight * np.outer(away, away)[upper])
         return limbs(np.concatenate(parts))
 
-    return MaskedSums(values=masked(party, request.fit, request.index, request.sealed, sums))
+    return masked(party, request, sums)
 
 
 @guarded
-def answer_secure_newton(party: PartyService, request: SecureNewton) -> MaskedSums:
+def answer_secure_newton(party: PartyService, request: SecureNewton) -> Masked:
     """Mask the derivatives of the loss on the party's rows."""
 
     def sums() -> np.ndarray:
@@ -137,7 +130,7 @@ def answer_secure_newton(party: PartyService, request: SecureNewton) -> MaskedSu
         told = answer_newton(party, plain)
         return limbs(np.concatenate([[told.loss], told.gradient, told.hessian]))
 
-    return MaskedSums(values=masked(party, request.fit, request.index, request.sealed, sums))
+    return masked(party, request, sums)
 
 
 def read_columns(summed: np.ndarray, center: np.ndarray) -> Moments:

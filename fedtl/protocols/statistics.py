@@ -252,7 +252,9 @@ def answer_columns(party: PartyService, request: Columns) -> ColumnMoments:
     groups, n_groups = np.zeros(len(rows), dtype=np.int64), 1
     if request.n_classes:
         groups, n_groups = _codes(party, rows, request.n_classes), request.n_classes
-    moments = column_moments(_numbers(party, rows), rows.weight, groups, n_groups)
+    columns = _numbers(party, rows)
+    party.policy.limits.allow(8 * n_groups * columns.shape[1])  # before it is computed
+    moments = column_moments(columns, rows.weight, groups, n_groups)
     # No row at all is no sum over rows: a class that the party lacks, a column it does not record.
     for n_rows in moments.rows[moments.rows > 0]:
         party.policy.allow_aggregate(party.name, int(n_rows))

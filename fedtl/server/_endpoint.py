@@ -132,7 +132,7 @@ class Endpoint:
         caller, frame = self.caller(partner.name), _NOBODY
         try:
             frame = unpack(data, self.service.policy.limits)
-            self._refuse_dealer(partner.name)
+            self._refuse_helper(partner.name)
             with caller.flight():
                 conversation = caller.conversation(frame)
                 with conversation.lock:
@@ -160,6 +160,7 @@ class Endpoint:
                     policy=self.service.policy,
                     usage=self.usages.of(name),
                     identity=self.service.identity,
+                    caller=name,
                 )
                 self._callers[name] = Caller(own, self.bounds)
             return self._callers[name]
@@ -172,12 +173,18 @@ class Endpoint:
                 self.audit.append(caller=name, event="sessions expired", sessions=ended)
         self.audit.sync()
 
-    def _refuse_dealer(self, caller: str) -> None:
-        """Answer nobody who deals: together with what it dealt, it could read the answers."""
-        if caller in (self.service.policy.dealers or ()):
-            raise PolicyRefusal(
-                self.name, f"{caller!r} is one of its dealers, and a dealer is not answered"
-            )
+    def _refuse_helper(self, caller: str) -> None:
+        """Answer nobody who is pinned for what it signs.
+
+        A dealer could read the answers with what it dealt; a member of sums adds up with this
+        party, and is not let in by that to ask it.
+        """
+        policy = self.service.policy
+        for role, named in (("dealer", policy.dealers), ("member", policy.members)):
+            if caller in (named or ()):
+                raise PolicyRefusal(
+                    self.name, f"{caller!r} is one of its {role}s, and a {role} is not answered"
+                )
 
     def _converse(
         self, caller: Caller, conversation: Conversation, frame: Frame, entry: dict[str, Any]
@@ -273,6 +280,7 @@ class Endpoint:
             "dealt_numbers": {"allowed": policy.max_dealt_numbers, "used": usage.dealt_numbers},
             "epsilon": _budget(policy, usage),
             "dealers": sorted(policy.dealers or ()),
+            "members": sorted(policy.members or ()),
             "message_bytes": policy.limits.message_bytes,
             "sessions": caller.n_sessions,
             "columns": _columns(self.service.table.block) if self.shows_columns else None,

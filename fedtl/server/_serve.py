@@ -123,11 +123,6 @@ def serve(
     >>> folder.cleanup()
     """
     identity = Identity(credentials)
-    if identity.name != name:
-        raise ValueError(
-            f"the identity in {credentials} is that of {identity.name!r}, not of {name!r}; "
-            "partners would refuse it"
-        )
     endpoint = open_endpoint(
         name,
         table,
@@ -173,7 +168,7 @@ def open_endpoint(
     encoder : Encoder, optional
         How it encodes its columns.
     identity : Identity, optional
-        By which the dealers of its policy are recognised; needed only if it names any.
+        By which it signs, and recognises the dealers and members that its policy names.
     state : str or Path
         Folder for the audit log and what is used of the quotas.
     trainer : FederatedFineTuner, optional
@@ -197,7 +192,8 @@ def open_endpoint(
     Raises
     ------
     ValueError
-        If the policy names dealers and there is no identity.
+        If the identity is another party's, or the policy names dealers or members and there is
+        none.
     ImportError
         If it bounds epsilon and accounting is not installed.
     OSError
@@ -208,8 +204,14 @@ def open_endpoint(
     policy = replace(policy, dealers=policy.dealers or frozenset())
     if policy.epsilon is not None:
         check_installed()
-    if policy.dealers and identity is None:
-        raise ValueError(f"dealers {sorted(policy.dealers)} are recognised by an identity only")
+    for role, named in (("dealers", policy.dealers), ("members", policy.members)):
+        if named and identity is None:
+            raise ValueError(f"{role} {sorted(named)} are recognised by an identity only")
+    if identity is not None and identity.name != name:
+        raise ValueError(
+            f"the identity in {identity.directory} is that of {identity.name!r}, not of {name!r}; "
+            "partners would refuse it"
+        )
     state = Path(state)
     state.mkdir(parents=True, exist_ok=True)
     if isinstance(table, RowTable):
@@ -251,6 +253,7 @@ class PolicySettings:
     shows_columns: bool = False
     message_mib: int = 256
     dealers: list[str] = field(default_factory=list)
+    members: list[str] = field(default_factory=list)
     epsilon: float | None = None
     delta: float = 1e-5
     epsilon_days: int | None = None
@@ -267,6 +270,7 @@ class PolicySettings:
             max_table_rows=self.max_table_rows,
             max_table_bytes=None if self.max_table_mib is None else self.max_table_mib * 2**20,
             dealers=frozenset(self.dealers),
+            members=frozenset(self.members) or None,
             epsilon=self.epsilon,
             delta=self.delta,
             epsilon_days=self.epsilon_days,
@@ -288,7 +292,7 @@ class PartyFile:
         databases, ``normalisation`` of ids, and ``columns``, if not all of them take part. See
         :class:`fedtl.parties.KeyedTable` and :class:`fedtl.parties.RowTable`.
     credentials : str
-        Folder of the identity; over NVIDIA FLARE needed only to recognise dealers.
+        Folder of the identity; over NVIDIA FLARE needed only for dealers and members.
     state : str
         Folder of audit log and quotas.
     listen : str
@@ -357,8 +361,10 @@ class PartyFile:
 
     def endpoint(self) -> Endpoint:
         """Return what answers, for another transport."""
-        # NVIDIA FLARE says who asks; who deals is told by a signature.
-        identity = Identity(self.inside(self.credentials)) if self.policy.dealers else None
+        # NVIDIA FLARE says who asks; who deals or is a member is told by a signature.
+        folder = self.inside(self.credentials)
+        needed = self.policy.dealers or self.policy.members or folder.exists()
+        identity = Identity(folder) if needed else None
         return open_endpoint(**self._party(), identity=identity)
 
     def _party(self) -> dict[str, Any]:

@@ -284,6 +284,8 @@ class Coordinator:
         return [names[i] for i in np.sort(chosen)]
 
     def _give_up(self, errors: list[PartyError], n_replies: int, n_asked: int) -> None:
+        for error in errors:
+            _raise_refusal(error)
         first = errors[0]
         if all(isinstance(error, DivergenceError) for error in errors):
             raise first
@@ -381,9 +383,13 @@ def _read(
 
 def _warn(errors: list[PartyError]) -> None:
     for error in errors:
-        if isinstance(error, BudgetSpent | PolicyRefusal):
-            raise error  # it would say the same in every round
+        _raise_refusal(error)
         warnings.warn(f"{error}. It is left out of this round", DroppedPartyWarning, stacklevel=2)
+
+
+def _raise_refusal(error: PartyError) -> None:
+    if isinstance(error, BudgetSpent | PolicyRefusal):
+        raise error  # it would say the same in every round
 
 
 def begin(

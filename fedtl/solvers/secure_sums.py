@@ -13,13 +13,16 @@ from fedtl.privacy.secure_aggregation import Group, total
 from fedtl.protocols.secure_sums import (
     LEAST_MEMBERS,
     SEALED_BYTES,
+    Masked,
     PublicKeys,
     Reveal,
     RevealedShares,
     Share,
     Shares,
+    asked,
     begin,
     pack_keys,
+    pack_proofs,
     read_keys,
     revealed_by,
 )
@@ -82,17 +85,13 @@ class Exchange:
         self.stayed: list[str] = []
         self.errors: list[PartyError] = []
 
-    def run(
-        self, request: Callable[[str, np.ndarray], Message], expected: type[R], length: int
-    ) -> np.ndarray:
+    def run(self, request: Callable[[np.ndarray], Message], length: int) -> np.ndarray:
         """Carry the sum out.
 
         Parameters
         ----------
         request : callable
-            From a member's name and the shares meant for it to what it is asked for its numbers.
-        expected : type
-            The reply, whose ``values`` are masked numbers.
+            From the shares meant for a member to what it is asked for its numbers.
         length : int
             How many numbers each member adds.
 
@@ -111,19 +110,18 @@ class Exchange:
             If a member sends something of another size.
         """
         members = self.group.members
-        asked = [begin(self.fit, self.index, self.group)] * len(self.left)
-        keys = {name: read_keys(r.keys) for name, r in self._ask(asked, PublicKeys).items()}
-        packed = pack_keys(self.group, keys)
-        shares = self._ask([Share(fit=self.fit, keys=packed)] * len(self.left), Shares)
+        begun = [begin(self.fit, self.index, self.group)] * len(self.left)
+        shown = self._ask(begun, PublicKeys)
+        keys = {name: read_keys(reply.keys) for name, reply in shown.items()}
+        proofs = pack_proofs(self.group, {name: reply.proof for name, reply in shown.items()})
+        share = Share(fit=self.fit, keys=pack_keys(self.group, keys), proofs=proofs)
+        shares = self._ask([share] * len(self.left), Shares)
         sealed = np.zeros((len(members), len(members), SEALED_BYTES), dtype=np.uint8)
         for name, reply in shares.items():
             _expect(name, reply.sealed.shape, sealed.shape[1:])
             sealed[self.group.place(name) - 1] = reply.sealed
-        requests = [request(name, sealed[:, self.group.place(name) - 1]) for name in self.left]
-        masked = {
-            name: np.asarray(getattr(reply, "values"))  # noqa: B009  (of a type variable)
-            for name, reply in self._ask(requests, expected).items()
-        }
+        requests = [request(sealed[:, self.group.place(name) - 1]) for name in self.left]
+        masked = {name: reply.values for name, reply in self._ask(requests, Masked).items()}
         for name, values in masked.items():
             _expect(name, values.shape, (length,))
         self.stayed = list(masked)
@@ -134,7 +132,7 @@ class Exchange:
                 [Reveal(fit=self.fit, stayed=stayed)] * len(self.left), RevealedShares
             ).items()
         }
-        return total(self.group, keys, set(shares), masked, revealed)
+        return total(self.group, keys, set(shares), masked, revealed, asked=asked(requests[0]))
 
     def _ask(self, requests: Sequence[Message], expected: type[R]) -> dict[str, R]:
         """Ask those that are left; who fails is left no more, and too few end the sum."""

@@ -13,7 +13,7 @@ from fedtl.learning.strategies import Strategy, Update
 from fedtl.privacy import CryptoError
 from fedtl.privacy.secure_aggregation import plan_sum, read_sum
 from fedtl.protocols.rounds import Round
-from fedtl.protocols.secure_rounds import MAGNITUDE_BITS, Masked, SecureRound
+from fedtl.protocols.secure_rounds import MAGNITUDE_BITS, SecureRound
 from fedtl.protocols.secure_sums import DTYPE, LEAST_MEMBERS, group_of
 from fedtl.solvers.secure_sums import Exchange, TooFew, check_members
 
@@ -88,15 +88,17 @@ class SecureMean:
             Why others are not.
         """
         names, rows = list(channels), {name: self.n_rows[name] for name in channels}
-        threshold = max(len(names) // 2 + 1, LEAST_MEMBERS, self.min_replies)
+        # One more than half would do, were it not for rows of the coordinator's own: that member
+        # could help two halves of the others, who are told different things of who stayed.
+        threshold = max((len(names) + 1) // 2 + 1, LEAST_MEMBERS, self.min_replies)
         group = group_of(sent.fit, sent.index, names, threshold)
         exchange = Exchange(sent.fit, sent.index, group, channels)
 
-        def request(name: str, sealed: np.ndarray) -> SecureRound:
+        def request(sealed: np.ndarray) -> SecureRound:
             return SecureRound(
                 fit=sent.fit,
                 index=sent.index,
-                weight=rows[name] / sum(rows.values()),
+                n_rows=sum(rows.values()),
                 vectors=sent.vectors,
                 buffers=sent.buffers,
                 sealed=sealed,
@@ -104,7 +106,7 @@ class SecureMean:
 
         n = sent.vectors.shape[1]
         try:
-            summed = exchange.run(request, Masked, n + len(sent.buffers) + 3)
+            summed = exchange.run(request, n + len(sent.buffers) + 3)
         except TooFew:
             return [], len(exchange.left), exchange.errors
         except CryptoError as error:

@@ -14,7 +14,6 @@ from fedtl.learning.pooled import Derivatives, Moments, Products
 from fedtl.privacy import CryptoError
 from fedtl.privacy.fixed_point import read_limbs
 from fedtl.protocols.secure_statistics import (
-    MaskedSums,
     SecureColumns,
     SecureNewton,
     SecureProducts,
@@ -183,7 +182,7 @@ class SecureStatistics:
         group = group_of(self.fit, index, names, len(names))
         exchange = Exchange(self.fit, index, group, self.channels)
         try:
-            summed = exchange.run(lambda _, s: request(index, s), MaskedSums, 3 * length)
+            summed = exchange.run(lambda sealed: request(index, sealed), 3 * length)
         except TooFew:
             raise exchange.errors[0] from None
         except CryptoError as error:

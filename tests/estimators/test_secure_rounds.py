@@ -116,13 +116,13 @@ def test_what_crosses_does_not_depend_on_the_update():
         crossed = [c.message for name in transcript.parties for c in transcript.with_party(name)]
         kinds = {message.kind for message in crossed}
         assert not kinds & {"rounds.round/1", "rounds.update/1"}
-        came += [m.values for m in crossed if m.kind == "secure_rounds.masked/1"]
+        came += [m.values for m in crossed if m.kind == "secure_sums.masked/1"]
     assert len(came) == 10
     numbers = np.stack(came) / 2.0**64
     assert abs(numbers.mean() - 0.5) < 5 / np.sqrt(12 * numbers.size)
     assert len(np.unique(np.concatenate(came))) == numbers.size
     shown = {row["kind"]: row["protection"] for row in tuner.ledger_.rows()}
-    assert shown["secure_rounds.masked/1"] == "secure aggregation"
+    assert shown["secure_sums.masked/1"] == "secure aggregation"
 
 
 @pytest.mark.slow

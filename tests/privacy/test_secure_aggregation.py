@@ -202,6 +202,18 @@ def test_changed_swapped_and_uncalled_for_shares_are_refused():
         members["a"].receive({"a": sent["b"]["a"], "b": sent["b"]["a"]})
 
 
+def test_shares_open_only_for_those_who_were_told_the_same_keys():
+    # Else a member that is made to begin twice could be gone in one sum and be there in another.
+    group = Group(tuple("abc"), 2, "test")
+    members = {name: Member(name, group) for name in "abc"}
+    keys = {name: member.advertise() for name, member in members.items()}
+    begun_anew = {**keys, "c": Member("c", group).advertise()}
+    sent = {name: members[name].share(begun_anew if name == "b" else keys) for name in "abc"}
+    with pytest.raises(CryptoError, match="another context"):
+        members["a"].receive({"b": sent["b"]["a"]})
+    members["c"].receive({"a": sent["a"]["c"]})
+
+
 def test_keys_that_came_back_changed_or_twice_are_refused():
     group = Group(tuple("abc"), 2, "test")
     members = {name: Member(name, group) for name in "abc"}

@@ -100,6 +100,7 @@ def test_moments_by_class_have_no_row_for_a_class_that_the_party_lacks():
 def test_what_would_be_too_large_to_send_is_refused_before_it_is_computed():
     wide = Rows(np.zeros((4, 20_000)), np.array([0, 1, 0, 1]))
     for ask in (
+        lambda c: ask_columns(c, "f", 20_000, 2**40),
         lambda c: ask_products(c, "f", 20_000, targets=False),
         lambda c: ask_newton(c, (1, 20_001), n_columns=20_000),
     ):
