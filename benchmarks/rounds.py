@@ -100,12 +100,13 @@ def peers(repeats: int, install: bool = False) -> Iterator[str]:
         if isinstance(pairs, str):
             yield f"rounds: {peer} could not be installed or run: {pairs}"
             continue
-        own, theirs = np.median(pairs, axis=0)
-        yield ratio(
-            f"rounds: whole fit in {own:.2f} s / rounds of {peer} in {theirs:.2f} s",
-            [ours / rounds for ours, rounds in pairs],
-            bounds[peer],
-        )
+        own, *theirs = np.median(pairs, axis=0)
+        for column, what in enumerate(("rounds alone", "whole simulation")):
+            yield ratio(
+                f"rounds: whole fit in {own:.2f} s / {what} of {peer} in {theirs[column]:.2f} s",
+                [pair[0] / pair[1 + column] for pair in pairs],
+                bounds[peer],
+            )
 
 
 def many_parties(repeats: int) -> Iterator[str]:

@@ -21,6 +21,7 @@ from fedtl.protocols import ANSWERS
 from fedtl.protocols.latent import new_encoder
 from fedtl.solvers.anchor import fit_anchor
 from fedtl.solvers.coalition import Coalition
+from fedtl.solvers.judge import Judge
 from fedtl.solvers.latent import SupervisedObjective, Training, plan_sampling, train
 from fedtl.solvers.pair import fit_pair
 from fedtl.solvers.problem import Problem
@@ -139,7 +140,7 @@ def moments(repeats: int) -> Iterator[str]:
     anchor = fit_anchor(coalition.session, problem)
     width = coalition.session.features.encoding_.width
     ratios = [
-        seconds(lambda: fit_pair(coalition, 1, problem, anchor, assisted=False))
+        seconds(lambda: fit_pair(coalition, 1, problem, anchor, Judge(problem, anchor)))
         / seconds(lambda: fit_anchor(coalition.session, problem))
         for _ in range(repeats)
     ]
@@ -149,7 +150,7 @@ def moments(repeats: int) -> Iterator[str]:
         coalition, problem = prepared(n_rows)
         anchor = fit_anchor(coalition.session, problem)
         tracemalloc.start()
-        fit_pair(coalition, 1, problem, anchor, assisted=False)
+        fit_pair(coalition, 1, problem, anchor, Judge(problem, anchor))
         peaks[n_rows] = tracemalloc.get_traced_memory()[1] / (n_rows * width * 8)
         tracemalloc.stop()
     for n_rows, copies in peaks.items():

@@ -20,7 +20,7 @@ PEERS = {"flower": "flwr[simulation]==1.42.0", "pfl": "pfl==0.6.0"}
 
 def seconds_of_rounds(
     job: dict[str, Any], own: Callable[[], object], repeats: int
-) -> dict[str, list[tuple[float, float]] | str]:
+) -> dict[str, list[tuple[float, float, float]] | str]:
     """Run a job by every peer, and what is compared with it right before each run.
 
     Parameters
@@ -35,11 +35,12 @@ def seconds_of_rounds(
 
     Returns
     -------
-    dict of str to (list of (float, float), or str)
-        For each peer that was installed, in each repetition the seconds of `own` and those of the
-        peer's rounds without starting processes; or why there are none.
+    dict of str to (list of (float, float, float), or str)
+        For each peer that was installed, in each repetition the seconds of `own`, of the peer's
+        rounds alone, and of its simulation with the start of its processes, but without imports; or
+        why there are none.
     """
-    results: dict[str, list[tuple[float, float]] | str] = {}
+    results: dict[str, list[tuple[float, float, float]] | str] = {}
     with tempfile.TemporaryDirectory(prefix="fedtl-peers-") as folder:
         data = Path(folder) / "job.npz"
         np.savez(data, **job)
@@ -59,13 +60,13 @@ def seconds_of_rounds(
                 own()
                 ours = time.perf_counter() - begun
                 try:
-                    theirs, score = json.loads(_run([*command, data]).splitlines()[-1])
+                    rounds, whole, score = json.loads(_run([*command, data]).splitlines()[-1])
                 except subprocess.CalledProcessError as error:
                     results[requirement] = _last_line(error)
                     continue
                 if score < 0.8:
                     raise RuntimeError(f"{requirement} did not learn: accuracy {score}")
-                earlier.append((ours, theirs))
+                earlier.append((ours, rounds, whole))
     return results
 
 

@@ -42,6 +42,7 @@ def dataset(user):
 
 
 def main():
+    started = time.perf_counter()
     torch.set_num_threads(1)
     users = list(range(int(JOB["party"].max()) + 1))
     rows = {user: dataset(user) for user in users}
@@ -63,9 +64,9 @@ def main():
     FederatedAveraging().run(
         params, backend, model, training, NNEvalHyperParams(None), send_metrics_to_platform=False
     )
-    elapsed = time.perf_counter() - begun
+    rounds, whole = time.perf_counter() - begun, time.perf_counter() - started
     predicted = net(torch.from_numpy(JOB["X"])).argmax(dim=1).numpy()
-    print(json.dumps([elapsed, float(np.mean(predicted == JOB["y"]))]), flush=True)
+    print(json.dumps([rounds, whole, float(np.mean(predicted == JOB["y"]))]), flush=True)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,7 @@ def answer_model(party: PartyService, request: Request) -> Model:
             raise PartyError(
                 party.name, f"has other classes than the {request.n_classes} agreed on"
             )
+        party.policy.limits.allow(8 * len(y) * request.n_classes)  # before it is made
         target = indicators(y, request.n_classes)
     model = distill(
         numbers[:, recorded],
@@ -150,5 +151,5 @@ def answer_model(party: PartyService, request: Request) -> Model:
 
 def indicators(codes: np.ndarray, n_classes: int) -> np.ndarray:
     """Return one column for two classes, that of the second, else one for each: float64."""
-    columns = np.eye(n_classes)[codes.astype(np.int64)]
+    columns = (codes[:, None] == np.arange(n_classes)).astype(np.float64)
     return columns[:, 1:] if n_classes == 2 else columns

@@ -16,6 +16,7 @@ from fedtl.parties import PartyService, Policy, Rows
 from fedtl.persistence import load, save
 from fedtl.protocols import ROW_ANSWERS, shared
 from fedtl.protocols.shared import ask_model
+from fedtl.wire import WireError
 
 
 def make_rows(n_clinic=30, n_hospital=250, *, hospital="useful", seed=0, n_classes=2):
@@ -173,6 +174,11 @@ ROWS = Rows(np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 2)
 def test_a_request_that_cannot_be_answered_is_an_error_of_the_party(rows, n_classes, n_bins, says):
     with pytest.raises(PartyError, match=f"'h': .*{says}"):
         ask_model(channel(rows), "f", np.arange(2), n_classes=n_classes, n_bins=n_bins, seed=0)
+
+
+def test_more_classes_than_a_message_could_hold_are_refused_before_memory_is_taken():
+    with pytest.raises(WireError, match="bytes, at most"):
+        ask_model(channel(ROWS), "f", np.arange(2), n_classes=2**40, n_bins=8, seed=0)
 
 
 @pytest.mark.parametrize(

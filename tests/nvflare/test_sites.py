@@ -255,7 +255,8 @@ def test_the_example_ends_with_a_better_score():
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    alone, federated = done.stdout.split("cross-validated: alone ")[1].split("\n")[0].split(", federated ")
+    scores = done.stdout.split("cross-validated: alone ")[1].split("\n")[0]
+    alone, federated = scores.split(", federated ")
     assert float(federated) > float(alone) + 0.03
     assert done.stdout.count("problems: []") == 2
 
