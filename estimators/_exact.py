@@ -183,6 +183,8 @@ class ExactModel(RowwiseEstimator):
 class PartyFeaturesOut:
     """Names of the columns that a transformer leaves one for one."""
 
+    _done: str  # what it did to them
+
     def get_feature_names_out(self: Any, input_features: Any = None) -> np.ndarray:
         """Get names of the columns that come out.
 
@@ -194,10 +196,15 @@ class PartyFeaturesOut:
         Returns
         -------
         ndarray of str
-            The names, without the column of the party.
+            The names, without the column of the party. With remote parties they say what was done:
+            rows elsewhere did not go through this transformer, and what is fitted next must not
+            take its output for their columns.
         """
         check_is_fitted(self, "n_features_in_")
-        return self._feature_names(input_features)
+        names = self._feature_names(input_features)
+        if not isinstance(self.federation, Federation):
+            return names
+        return np.array([f"{self._done} {name}" for name in names], dtype=object)
 
 
 def as_numbers(y: np.ndarray) -> np.ndarray:

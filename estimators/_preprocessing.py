@@ -74,6 +74,7 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
     array([3. , 1.5])
     """
 
+    _done = "scaled"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **ExactModel._parameter_constraints,
         **PRIVACY,
@@ -273,6 +274,7 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
            [5., 7.]])
     """
 
+    _done = "filled"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **ExactModel._parameter_constraints,
         **PRIVACY,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, ClassVar
@@ -173,15 +173,19 @@ class RowwiseEstimator(BaseEstimator):
             classes = np.union1d(classes, np.array(labels).astype(own.dtype, copy=False))
         return classes
 
-    def _columns_elsewhere(self, features: Any) -> Sequence[str] | int:
-        """Return names of the features, or their number if they have none."""
+    def _columns_elsewhere(self, features: Any) -> list[str]:
+        """Return names of the features, by which remote parties find theirs."""
         if getattr(features, "ndim", 2) != 2:
             raise ValueError(
                 f"X has the shape {features.shape}; remote parties have tables, so that X must "
                 "have two axes (a module can give rows another shape by itself)"
             )
         if not hasattr(self, "feature_names_in_"):
-            return int(features.shape[1])
+            raise ValueError(
+                "X has no names of columns, by which remote parties find theirs: pass a dataframe. "
+                "If X comes out of a transformer, remote parties' rows did not go through it: fit "
+                "on columns as every party records them"
+            )
         return [str(n) for n in self.feature_names_in_ if n != self.party]
 
     def _target_kind(self) -> str:

@@ -29,9 +29,8 @@ class Reading:
 
     Parameters
     ----------
-    columns : tuple of str, or int
-        The features by name, in this order; or how many there have to be, where the caller's have
-        no names.
+    columns : tuple of str
+        The features by name, in this order.
     target : {"none", "numbers", "classes"}
         What the target is read as.
     classes : tuple of (str, int or float)
@@ -40,7 +39,7 @@ class Reading:
         Whether values, and whole columns, may be missing.
     """
 
-    columns: tuple[str, ...] | int
+    columns: tuple[str, ...]
     target: str
     classes: tuple[Label, ...]
     allow_missing: bool
@@ -178,13 +177,7 @@ class RowTable:
 
     def _features(self, reading: Reading) -> np.ndarray:
         frame = self.block
-        names = list(frame) if isinstance(reading.columns, int) else list(reading.columns)
-        if isinstance(reading.columns, int) and len(names) != reading.columns:
-            raise PartyError(
-                self.party,
-                f"has {len(names)} columns beside the target where {reading.columns} are wanted; "
-                "pass a dataframe, so that columns are found by their names",
-            )
+        names = list(reading.columns)
         lacking = [name for name in names if name not in frame]
         if lacking and (not reading.allow_missing or len(lacking) == len(names)):
             raise PartyError(

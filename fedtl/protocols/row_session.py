@@ -50,7 +50,6 @@ class Open(Message):
     """Begin a fit: these columns in this order, and the target as that."""
 
     session: str
-    n_columns: int
     columns: Annotated[np.ndarray, Tensor("uint8", ("characters",))]
     target: str
     classes: Annotated[np.ndarray, Tensor("uint8", ("class characters",))]
@@ -92,7 +91,7 @@ def open_rows(
     channels: Mapping[str, Channel],
     fit: str,
     *,
-    columns: Sequence[str] | int,
+    columns: Sequence[str],
     target: str,
     classes: Sequence[Label] = (),
     allow_missing: bool = False,
@@ -105,8 +104,8 @@ def open_rows(
         The parties.
     fit : str
         Name of the fit.
-    columns : sequence of str, or int
-        Names of the features in order; or their number, where they have none.
+    columns : sequence of str
+        Names of the features in order.
     target : {"none", "numbers", "classes"}
         What the target is.
     classes : sequence of (str, int or float)
@@ -119,11 +118,9 @@ def open_rows(
     dict of str to int
         By party, its number of rows.
     """
-    names = [] if isinstance(columns, int) else [str(c) for c in columns]
     request = Open(
         session=fit,
-        n_columns=columns if isinstance(columns, int) else len(names),
-        columns=_text(names),
+        columns=_text([str(column) for column in columns]),
         target=target,
         classes=_text(list(classes)),
         allow_missing=allow_missing,
@@ -141,14 +138,14 @@ def answer_open(party: PartyService, request: Open) -> Opened:
     table = _table(party)
     party.policy.allow_aggregate(party.name, len(table))
     names = [str(name) for name in _read(party.name, request.columns)]
-    if request.target not in _TARGETS or len(names) not in (0, request.n_columns):
+    if request.target not in _TARGETS:
         raise PartyError(party.name, "the plan of the fit cannot be read")
     if len(set(names)) < len(names):
         raise PartyError(party.name, "two columns of the fit have one name")
     if request.session in party.fits:
         raise PartyError(party.name, "a fit of that name is under way")
     reading = Reading(
-        tuple(names) or request.n_columns,
+        tuple(names),
         request.target,
         tuple(_label(party.name, value) for value in _read(party.name, request.classes)),
         request.allow_missing,

@@ -8,6 +8,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
 from sklearn.utils import Bunch
 
 from fedtl import (
@@ -159,8 +160,22 @@ def test_columns_are_found_by_name_and_others_are_not_read(world):
     model = FederatedRidge(federation=federation, privacy="none").fit(X[OWN], Y[OWN])
     local = FederatedRidge().fit(X[known], Y[known], sample_party=PARTY[known])
     np.testing.assert_array_equal(model.coef_, local.coef_)
-    with pytest.raises(PartyError, match="7 columns beside the target where 6 are wanted"):
+    with pytest.raises(ValueError, match="X has no names of columns, by which remote parties"):
         FederatedRidge(federation=federation, privacy="none").fit(X[OWN].to_numpy(), Y[OWN])
+
+
+@pytest.mark.parametrize("transformer", [FederatedStandardScaler, FederatedSimpleImputer])
+def test_what_a_transformer_made_of_own_rows_is_not_taken_for_the_columns_of_others(
+    world, transformer
+):
+    """Remote rows never go through the steps of a pipeline before the one that asks for them."""
+    federation = world(hospitals()).connect()
+    made = transformer(federation=federation, privacy="none").set_output(transform="pandas")
+    model = make_pipeline(made, FederatedRidge(federation=federation, privacy="none"))
+    with pytest.raises(PartyError, match="lacks 6 of the 6 columns of the fit, the first of them"):
+        model.fit(X[OWN], Y[OWN])
+    with pytest.raises(ValueError, match="remote parties' rows did not go through it"):
+        model.set_output(transform="default").fit(X[OWN], Y[OWN])
 
 
 def test_a_scikit_learn_model_is_trained_in_rounds_at_remote_parties(world):
