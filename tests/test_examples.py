@@ -11,9 +11,18 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Those on data that do not ship with scikit-learn take long where the data are, and skip elsewhere.
+# Run with the slow tests: those that train networks for long, and those on data that do not ship
+# with scikit-learn, which skip where the data are absent.
+LONG = {"lora_transformer", "pretrained_encoder", "unet_hospitals"}
+
+
+def is_long(path: Path) -> bool:
+    """Whether an example takes more than half a minute."""
+    return path.stem in LONG or "fetch_" in path.read_text()
+
+
 EXAMPLES = [
-    pytest.param(path, marks=[pytest.mark.slow] if "fetch_" in path.read_text() else [])
+    pytest.param(path, marks=[pytest.mark.slow] if is_long(path) else [])
     for path in sorted((ROOT / "examples").glob("*.py"))
     if path.name != "demo.py"
 ]
