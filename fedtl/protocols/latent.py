@@ -33,7 +33,7 @@ from fedtl.wire import Message, Tensor, message
 
 _ENCODER = "fitted.encoder"
 _TRAINING = "latent.training"
-_MAX_LATENTS, _MAX_UPDATES, _MAX_SIZE = 4096, 1000, 1_000_000
+_MAX_LATENTS, _MAX_UPDATES, _MAX_SIZE, _MAX_LR = 4096, 1000, 1_000_000, 1000.0
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,10 @@ def answer_begin(party: PartyService, request: Begin) -> Ready:
     sizes = (request.members, request.n_components, request.n_exchanges, request.local_updates)
     if session.columns is None:
         raise PartyError(party.name, "a joint training was begun before its rows were prepared")
-    if min(sizes) < 1 or min(request.n_local_rows, request.seed) < 0 or request.lr <= 0:
+    if min(sizes) < 1 or min(request.n_local_rows, request.seed) < 0:
         raise PartyError(party.name, "sizes of a joint training must be positive")
+    if not 0.0 < request.lr <= _MAX_LR:  # a step of more may not fit into single precision
+        raise PartyError(party.name, f"a learning rate must be in (0, {_MAX_LR:g}]")
     latents, updates = request.members * request.n_components, request.local_updates
     if latents > _MAX_LATENTS or updates > _MAX_UPDATES or max(sizes) > _MAX_SIZE:
         raise PartyError(

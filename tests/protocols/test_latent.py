@@ -242,6 +242,14 @@ def test_a_refused_exchange_teaches_nothing_and_a_batch_is_learnt_from_once():
     assert schedule.done == 1
 
 
+@pytest.mark.parametrize("lr", [0.0, -1.0, 1e300])
+def test_a_learning_rate_that_no_step_can_take_is_refused_at_the_start(lr):
+    border = channels()[0]
+    plan = Plan(members=MEMBERS, n_components=COMPONENTS, n_exchanges=STEPS, local_updates=1, lr=lr)
+    with pytest.raises(PartyError, match="a learning rate must be in"):
+        opened([border], plan=plan)
+
+
 def test_a_training_goes_on_from_the_encoder_that_was_kept():
     border = channels()[0]
     opened([border])
