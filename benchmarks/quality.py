@@ -111,6 +111,11 @@ def baselines(data, split) -> Scores:
     }
 
 
+def split_of(data, seed: int, **sizes):
+    """Divide a data set's rows among its parties."""
+    return split_parties(data.data, data.target, data.parties, random_state=seed, **sizes)
+
+
 def two_parties(fetch: Callable, n_shared, n_per_party=4000, n_labeled=None, reverse=False):
     """A task of two parties, with the baselines of each alone and of pooled rows."""
     data = fetch()
@@ -118,14 +123,8 @@ def two_parties(fetch: Callable, n_shared, n_per_party=4000, n_labeled=None, rev
         data.parties = dict(reversed(data.parties.items()))
 
     def run(seed: int) -> Scores:
-        split = split_parties(
-            data.data,
-            data.target,
-            data.parties,
-            n_shared=n_shared,
-            n_per_party=n_per_party,
-            n_labeled=n_labeled,
-            random_state=seed,
+        split = split_of(
+            data, seed, n_shared=n_shared, n_per_party=n_per_party, n_labeled=n_labeled
         )
         _, scores = fit_and_score(data, split, random_state=seed)
         scores |= baselines(data, split)
@@ -146,14 +145,7 @@ def against_liu(fetch: Callable, n_shared: int, n_per_party: int):
     a, b = data.parties
 
     def run(seed: int) -> Scores:
-        split = split_parties(
-            data.data,
-            data.target,
-            data.parties,
-            n_shared=n_shared,
-            n_per_party=n_per_party,
-            random_state=seed,
-        )
+        split = split_of(data, seed, n_shared=n_shared, n_per_party=n_per_party)
         result, clear = {}, {}
         views = {"joint": (), f"only {b}": (a,)}
         seen = {view: hide_party(split.X_test, data.parties, *h) for view, h in views.items()}
@@ -181,14 +173,7 @@ def joint_training(fetch: Callable, n_shared: int, n_per_party: int):
     data = fetch()
 
     def run(seed: int) -> Scores:
-        split = split_parties(
-            data.data,
-            data.target,
-            data.parties,
-            n_shared=n_shared,
-            n_per_party=n_per_party,
-            random_state=seed,
-        )
+        split = split_of(data, seed, n_shared=n_shared, n_per_party=n_per_party)
         result, found = {}, {}
         for privacy in ("none", "sharing", "paillier"):
             model, scores = fit_and_score(
@@ -207,7 +192,7 @@ def joint_training(fetch: Callable, n_shared: int, n_per_party: int):
 def six_views(seed: int) -> Scores:
     """All six views of mfeat, everything shared and labelled."""
     data = fetch_mfeat(_SIX)
-    split = split_parties(data.data, data.target, data.parties, n_per_party=1400, random_state=seed)
+    split = split_of(data, seed, n_per_party=1400)
     _, scores = fit_and_score(data, split, random_state=seed)
     columns = [c for party in data.parties.values() for c in party]
     pooled = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))

@@ -107,8 +107,8 @@ def check_protected(
         raise ValueError("unit='party' is for FederatedFineTuner; use unit='row' or 'label'")
     if solver == "liu" and unit == "row":
         raise ValueError(
-            f"{protection!r} adds noise to the sums of solver='moments' only; protect "
-            f"solver={solver!r} by privacy='paillier' or 'sharing'"
+            f"{protection!r} adds noise to the sums of solver='moments' only; protect solver='liu' "
+            "by privacy='paillier' or 'sharing'"
         )
     if resume:
         raise ValueError(

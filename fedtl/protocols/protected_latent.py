@@ -28,6 +28,7 @@ Who learns what:
   mask off, by which it serves new rows: *the party learns its own part of the model*, and from it
   how its features predict the target; it remembers labels of rows. Eight rows a feature are the
   least, and the solver adds noise to the residuals of this last layer.
+- ``protected_latent.kept/1`` says that it holds it, and nothing else.
 
 What this rests on: both follow the protocol. The party cannot see how many outputs a ciphertext
 holds and takes the active party's word: one that lies gets the 64 bits of a slot for each row and

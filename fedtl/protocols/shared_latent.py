@@ -28,6 +28,7 @@ Who learns what:
   own part of the model*, and from it how its features predict the target; it remembers labels of
   rows. Eight rows a feature are the least, and the solver adds noise to the residuals of this last
   layer.
+- ``shared_latent.kept/1`` says that it holds it, and nothing else.
 
 What the dealer and both parties are trusted with is as in :mod:`fedtl.protocols.shared_moments`.
 """
