@@ -6,7 +6,8 @@ exchange is followed by ``q`` local updates.
 
 Who learns what:
 
-- ``latent.begin/1`` tells the party the sizes, learning rate and seed of the training.
+- ``latent.begin/1`` tells the party the sizes, learning rate and seed of the training, and
+  ``latent.ready/1`` the active party how many parameters the party's encoder has.
 - ``latent.exchange/1`` tells the party which shared rows are in the next batch, and the gradient
   of the loss with respect to the latents it sent last. *Without protection these gradients say a
   lot about the labels of the rows.*

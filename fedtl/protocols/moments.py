@@ -17,7 +17,8 @@ Who learns what:
 - ``moments.scores/1`` gives the active party one held-out partial score a row and output, which
   is a fixed linear map of that row's encoded columns.
 - ``moments.keep/1`` takes the place of both where no score of a training row is wanted: it gives
-  the party the coefficients on its columns, solved on all folds, by which it serves new rows.
+  the party the coefficients on its columns, solved on all folds, by which it serves new rows;
+  ``moments.kept/1`` says that it has them.
 """
 
 from __future__ import annotations
