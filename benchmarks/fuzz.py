@@ -39,8 +39,11 @@ from fedtl.protocols import (
     moments,
     predict,
     protected_latent,
+    protected_moments,
+    protected_predict,
     session,
     shared_moments,
+    shared_predict,
 )
 from fedtl.server import AuditLog, Bounds, Endpoint, UsageFile, verify
 from fedtl.server._serve import PlainRecipe
@@ -261,20 +264,38 @@ def _valid(ids: np.ndarray, keys: str) -> list[Message]:
         alignment.Blind(list=keys, points=points),
         cardinality.Count(normalisation="exact", points=points),
         shared_moments.Key(session="s"),
-        *_encrypted(rows, folds),
+        *_encrypted(rows, folds, ids[:9]),
+        *_shared(ids[:9]),
         Describe(),
     ]
 
 
-def _encrypted(rows: np.ndarray, folds: np.ndarray) -> list[Message]:
+def _encrypted(rows: np.ndarray, folds: np.ndarray, ids: np.ndarray) -> list[Message]:
     modulus = np.frombuffer(PrivateKey.generate(2048).public.to_bytes(), dtype=np.uint8)
     sent = {"session": "s", "n_outputs": 1, "ciphertexts": np.ones((len(rows), 1, 512), np.uint8)}
-    masked = np.zeros((1, 1, 256), np.uint8)
     return [
         protected_latent.Begin(session="s", n_folds=2, key=modulus, rows=rows, folds=folds),
         protected_latent.Score(**sent),
         protected_latent.Layer(**sent),
-        protected_latent.Keep(session="s", fraction_bits=10, masked=masked),
+        protected_moments.Keep(
+            session="s", n_outputs=1, key=modulus, ciphertexts=np.ones((16, 1, 512), np.uint8)
+        ),
+        protected_predict.Request(session="s", ids=ids),
+    ]
+
+
+def _shared(ids: np.ndarray) -> list[Message]:
+    return [
+        shared_predict.Key(session="s"),
+        shared_predict.Request(
+            session="s",
+            context="s 1",
+            fraction_bits=20,
+            key=np.zeros(32, np.uint8),
+            sealed=np.zeros(80, np.uint8),
+            ids=ids,
+            masked=np.zeros((16, 2), np.uint64),
+        ),
     ]
 
 

@@ -19,7 +19,7 @@ from fedtl.federation import (
 from fedtl.privacy import DifferentialPrivacy, Paillier, SecretSharing
 from fedtl.privacy.accounting import Response
 from fedtl.privacy.noise import randomised_response
-from fedtl.protocols.dealer import Dealer
+from fedtl.protocols.dealer import Dealer, Deals
 from fedtl.protocols.moments import CLEAR, MomentsExchange
 from fedtl.protocols.private_latent import PrivateLatent
 from fedtl.protocols.private_moments import PrivateMoments
@@ -122,14 +122,13 @@ def check_protected(
         )
 
 
-def open_exchange(
+def open_deals(
     protection: Protection,
     names: list[str],
     services: SimulatedParties | RemoteParties,
     ledger: Ledger,
-    settings: Settings,
-) -> MomentsExchange:
-    """Return how moments, or what takes their place, are exchanged in one fit.
+) -> Deals | None:
+    """Return what asks the dealer of secret shares in one fit or prediction; None without shares.
 
     Parameters
     ----------
@@ -140,7 +139,34 @@ def open_exchange(
     services : SimulatedParties or RemoteParties
         The other parties.
     ledger : Ledger
-        Where messages are counted, those with a dealer included.
+        Where messages with the dealer are counted.
+
+    Returns
+    -------
+    Deals or None
+        Nothing is asked yet.
+
+    Raises
+    ------
+    ValueError
+        If secret shares have no dealer that the other parties could trust.
+    """
+    if not isinstance(protection, SecretSharing):
+        return None
+    return Deals(_dealer(protection, names, services, ledger))
+
+
+def open_exchange(
+    protection: Protection, deals: Deals | None, settings: Settings
+) -> MomentsExchange:
+    """Return how moments, or what takes their place, are exchanged in one fit.
+
+    Parameters
+    ----------
+    protection : Paillier, SecretSharing, DifferentialPrivacy or None
+        What protects the exchange.
+    deals : Deals or None
+        What asks the dealer of secret shares.
     settings : Settings
         How the model is learnt.
 
@@ -148,14 +174,9 @@ def open_exchange(
     -------
     MomentsExchange
         In the clear or protected.
-
-    Raises
-    ------
-    ValueError
-        If secret shares have no dealer that the other parties could trust.
     """
-    if isinstance(protection, SecretSharing):
-        return SharedMoments(_dealer(protection, names, services, ledger))
+    if deals is not None:
+        return SharedMoments(deals)
     if isinstance(protection, DifferentialPrivacy) and protection.unit == "row":
         if settings.solver == "latent":
             return PrivateLatent(protection, settings.n_components)

@@ -27,6 +27,7 @@ from fedtl.estimators._privacy import (
     Protection,
     check_protected,
     fold_seed,
+    open_deals,
     open_exchange,
     resolve_privacy,
     solver_under,
@@ -234,7 +235,8 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
                 "solver='liu' transfers from the active party to one other: it takes exactly 2 "
                 f"parties, got {len(names)}: {', '.join(names)}. Use solver='auto'"
             )
-        coalition.moments = open_exchange(self._protection(), names, services, ledger, settings)
+        coalition.deals = open_deals(self._protection(), names, services, ledger)
+        coalition.moments = open_exchange(self._protection(), coalition.deals, settings)
         if previous is not None:
             coalition.session = previous.session
         with timer.phase("encoding"):
@@ -302,6 +304,13 @@ class FederatedTransfer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Feder
             batch_size=batch_rows(self.batch_size, int(labeled.sum())),
             lr=self.lr,
         )
+
+    def _to_predict(self, X: Any) -> Coalition:
+        coalition = super()._to_predict(X)
+        names = [self.parties_[ACTIVE].name, *self.services_.names]
+        protection = self._protection()
+        coalition.deals = open_deals(protection, names, self.services_, self.ledger_)
+        return coalition
 
     def _see(self, X: Any, *, scores: bool = True, latents: bool = True) -> Seen:
         check_is_fitted(self)

@@ -21,7 +21,8 @@ path = "table.parquet"
 key = "customer"
 
 [policy]
-protocols = ["alignment", "session", "moments", "protected_moments", "shared_moments", "predict"]
+protocols = ["alignment", "session", "moments", "predict", "protected_moments", "protected_predict",
+    "shared_moments", "shared_predict"]
 dealers = ["notary"]
 min_rows = 20
 fits_per_day = 100

@@ -51,22 +51,3 @@ class Whitening:
     def transform(self, encoded: np.ndarray) -> np.ndarray:
         """Map encoded rows (n, width) to features (n, n_features), both in float64."""
         return np.asarray((encoded - self.mean) @ self.projection)
-
-
-class WhitenedLayer:
-    """A trained layer on a party's own features, for new rows.
-
-    Parameters
-    ----------
-    whitening : Whitening
-        From encoded rows to features.
-    weights : ndarray of shape (n_features, n_outputs), dtype float64
-        The layer.
-    """
-
-    def __init__(self, whitening: Whitening, weights: np.ndarray) -> None:
-        self.whitening, self.weights = whitening, weights
-
-    def scores(self, encoded: np.ndarray) -> np.ndarray:
-        """Score encoded rows: (n, width) to (n, n_outputs), both in float64."""
-        return np.asarray(self.whitening.transform(encoded) @ self.weights)

@@ -189,6 +189,18 @@ class PrivateKey:
         self._halves = [self._half(f) for f in (self._p, self._q)]
         self._q_inverse = gmpy2.invert(self._q, self._p)
 
+    @property
+    def primes(self) -> tuple[bytes, bytes]:
+        """The secret, big-endian."""
+        p, q = (int(f).to_bytes(self.public.bits // 16, "big") for f in (self._p, self._q))
+        return p, q
+
+    @classmethod
+    def from_primes(cls, primes: tuple[bytes, bytes]) -> PrivateKey:
+        """Return the pair of :attr:`primes`."""
+        p, q = (int.from_bytes(prime, "big") for prime in primes)
+        return cls(p, q)
+
     @classmethod
     def generate(cls, bits: int = 3072) -> PrivateKey:
         """Make a key pair from secret randomness.

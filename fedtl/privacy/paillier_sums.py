@@ -72,10 +72,12 @@ def combine(
     list of mpz of length n_out
         Ciphertexts of ``number @ matrix``.
     """
-    per_output = (matrix != 0).sum(axis=0)
-    if per_output.max(initial=0) <= 4:
+    n_powers = int((matrix != 0).sum())
+    # A table of 64 powers each, and a product for every six bits, or squarings and products.
+    by_table = len(ciphertexts) * 64 + n_powers * -(-bits // 6)
+    if n_powers * bits * 5 // 4 <= by_table:
         return [_few_powers(public, ciphertexts, column) for column in matrix.T]
-    at_once = n_workers(int(per_output.sum()) * -(-bits // 6))
+    at_once = n_workers(by_table)
     total = [need_gmpy2().mpz(1)] * matrix.shape[1]
     for start in range(0, len(ciphertexts), _TABLES * at_once):
         # Each process makes tables of other ciphertexts, so that none is made twice.

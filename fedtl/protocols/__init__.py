@@ -20,6 +20,7 @@ from fedtl.protocols import (
     private_rounds,
     protected_latent,
     protected_moments,
+    protected_predict,
     rounds,
     row_session,
     secure_rounds,
@@ -29,6 +30,7 @@ from fedtl.protocols import (
     shared,
     shared_latent,
     shared_moments,
+    shared_predict,
     statistics,
 )
 
@@ -45,10 +47,9 @@ ANSWERS: Mapping[str, tuple[str, Answer]] = {
     moments.Keep.kind: ("moments", moments.answer_keep),
     assistance.Request.kind: ("assistance", assistance.answer_assistance),
     protected_moments.Request.kind: ("protected_moments", protected_moments.answer_moments),
-    protected_moments.ProtectedKeep.kind: ("protected_moments", moments.answer_keep),
+    protected_moments.Keep.kind: ("protected_moments", protected_moments.answer_keep),
     shared_moments.Key.kind: ("shared_moments", shared_moments.answer_key),
     shared_moments.Request.kind: ("shared_moments", shared_moments.answer_moments),
-    shared_moments.SharedKeep.kind: ("shared_moments", moments.answer_keep),
     private_latent.Release.kind: ("private_latent", private_latent.answer_release),
     private_moments.Prepare.kind: ("private_moments", private_moments.answer_prepare),
     private_moments.Request.kind: ("private_moments", private_moments.answer_request),
@@ -56,15 +57,16 @@ ANSWERS: Mapping[str, tuple[str, Answer]] = {
     shared_latent.Begin.kind: ("shared_latent", shared_latent.answer_begin),
     shared_latent.Layer.kind: ("shared_latent", shared_latent.answer_layer),
     shared_latent.Score.kind: ("shared_latent", shared_latent.answer_score),
-    shared_latent.Keep.kind: ("shared_latent", shared_latent.answer_keep),
     protected_latent.Begin.kind: ("protected_latent", protected_latent.answer_begin),
     protected_latent.Score.kind: ("protected_latent", protected_latent.answer_score),
     protected_latent.Layer.kind: ("protected_latent", protected_latent.answer_layer),
-    protected_latent.Keep.kind: ("protected_latent", protected_latent.answer_keep),
     latent.Begin.kind: ("latent", latent.answer_begin),
     latent.Exchange.kind: ("latent", latent.answer_exchange),
     latent.Encode.kind: ("latent", latent.answer_encode),
     predict.Request.kind: ("predict", predict.answer_predictions),
+    protected_predict.Request.kind: ("protected_predict", protected_predict.answer_predictions),
+    shared_predict.Key.kind: ("shared_predict", shared_predict.answer_key),
+    shared_predict.Request.kind: ("shared_predict", shared_predict.answer_predictions),
 }
 """For each kind of request, its protocol and the party's end of it."""
 
@@ -138,6 +140,7 @@ __all__ = [
     "private_rounds",
     "protected_latent",
     "protected_moments",
+    "protected_predict",
     "rounds",
     "row_session",
     "secure_rounds",
@@ -147,6 +150,7 @@ __all__ = [
     "shared",
     "shared_latent",
     "shared_moments",
+    "shared_predict",
     "statistics",
     "tuning_answers",
 ]

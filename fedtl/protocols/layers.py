@@ -10,18 +10,18 @@ are the same to the last bit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel, opened
-from fedtl.learning.whitening import WhitenedLayer, Whitening
+from fedtl.learning.whitening import Whitening
 from fedtl.parties import PartyService, Session
 from fedtl.privacy.fixed_point import FixedPoint, FixedPointError, magnitude_bits
 from fedtl.protocols.moments import allow_sums, count_scores
+from fedtl.protocols.serving import Serving
 
-LAYER = "fitted.shared_layer"
 FEATURE_BITS = 20
 SCORE_BITS = 61
 """No score, as an integer, is larger than ``2**SCORE_BITS``."""
@@ -55,8 +55,11 @@ class Layer(Protocol):
         """
         ...
 
-    def keep(self, residuals: np.ndarray) -> None:
-        """Train the final layer on all rows and leave it with the party; see :meth:`scores`."""
+    def keep(self, residuals: np.ndarray) -> Serving:
+        """Train the final layer on all rows, and return what asks for scores; see :meth:`scores`.
+
+        Nobody learns the layer.
+        """
         ...
 
 
@@ -248,54 +251,43 @@ def allow_scores(party: PartyService, session: Session, own: OwnFeatures, n_outp
     PartyError
         If they are more than half as many as features, or more than its policy allows.
     """
-    n_features = own.integers.shape[1]
     n_told = session.state.get(_TOLD, 0) + n_outputs
-    if 2 * n_told > n_features + 2:
-        raise PartyError(
-            party.name,
-            f"{n_told} scores of each row were asked for, more than half its "
-            f"{n_features} features: as many as features would give them away. "
-            "Share more labelled rows, or ask for fewer exchanges or outputs",
-        )
+    check_outputs(party.name, own, n_told)
     count_scores(party, session, own.rows, n_outputs)
     session.state[_TOLD] = n_told
 
 
-def check_fraction_bits(party: str, bits: int) -> None:
-    """Refuse a scale of residuals that no honest side chooses."""
-    if not 0 <= bits <= 62 - FEATURE_BITS:
-        raise PartyError(party, f"{bits} fraction bits make no sense")
+def check_outputs(party: str, own: OwnFeatures, n_told: int) -> None:
+    """Refuse as many scores of a row as would give its features away."""
+    n_features = own.integers.shape[1]
+    if 2 * n_told > n_features + 2:
+        raise PartyError(
+            party,
+            f"{n_told} scores of each row were asked for, more than half its "
+            f"{n_features} features: as many as features would give them away. "
+            "Share more labelled rows, or ask for fewer exchanges or outputs",
+        )
 
 
-def keep_layer(
-    party: PartyService, session: Session, own: OwnFeatures, total: np.ndarray, fraction_bits: int
-) -> None:
-    """Keep the final layer for new rows, and record what the party now knows.
+@dataclass(frozen=True, eq=False)
+class NewFeatures:
+    """A party's features of new rows, for a layer that nobody can read.
 
     Parameters
     ----------
-    party : PartyService
-        The party.
-    session : Session
-        Its session.
-    own : OwnFeatures
-        Its features.
-    total : ndarray of shape (n_features, n_outputs), dtype int64
-        The layer in fixed point.
-    fraction_bits : int
-        Of the residuals.
+    whitening : Whitening
+        From encoded rows to features.
     """
-    weights = FixedPoint(FEATURE_BITS, 0).decode(total, fraction_bits)
-    features = own.integers / 2.0**FEATURE_BITS
-    scores = features @ weights
-    # It can score its rows, and solve the layer for residuals.
-    opened(party.name, "shared_latent.layer", holder=party.name, rows=own.rows, scores=scores)
-    opened(
-        party.name,
-        "latent.layer_gradient",
-        holder=party.name,
-        rows=own.rows,
-        inputs=features,
-        gradient=weights,
-    )
-    session.state[LAYER] = WhitenedLayer(own.whitening, weights)
+
+    rotated: ClassVar[bool] = True
+    whitening: Whitening
+
+    def integers(self, encoded: np.ndarray) -> np.ndarray:
+        """Return features in fixed point: (n_rows, width) to (n_rows, n_features), int64.
+
+        Rows beyond twice the bound of training rows are brought there: scores have a bit to spare.
+        """
+        features, most = self.whitening.transform(encoded), 2.0 * self.whitening.bound
+        norm = np.linalg.norm(features, axis=1, keepdims=True)
+        features *= most / np.maximum(norm, most)
+        return FixedPoint(FEATURE_BITS, magnitude_bits(np.array([most]))).encode(features)

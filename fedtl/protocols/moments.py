@@ -23,7 +23,6 @@ Who learns what:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Protocol
 
 import numpy as np
@@ -31,6 +30,7 @@ import numpy as np
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel, opened
 from fedtl.parties import PartyService, Session
+from fedtl.protocols.serving import Serving
 from fedtl.wire import Message, Tensor, message
 
 
@@ -107,8 +107,12 @@ class MomentsExchange(Protocol):
         """Ask a party for its moments; see :func:`ask_moments`."""
         ...
 
-    def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> None:
-        """Give a party the coefficients for new rows; see :func:`keep`."""
+    def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> Serving | None:
+        """See to it that a party can score new rows, by coefficients with a constant one first.
+
+        In the clear it is given them (:func:`keep`), and None is returned. Otherwise they stay
+        hidden from it, and what is returned asks for scores.
+        """
         ...
 
 
@@ -206,9 +210,7 @@ def ask_scores(
     return scores
 
 
-def keep(
-    channel: Channel, session: str, coefficients: np.ndarray, request_type: type[Keep] = Keep
-) -> None:
+def keep(channel: Channel, session: str, coefficients: np.ndarray) -> None:
     """Give a party the coefficients for new rows; no row is scored.
 
     Parameters
@@ -219,10 +221,8 @@ def keep(
         Name of the session.
     coefficients : ndarray of shape (1 + width, n_kept), dtype float64
         Coefficients, constant column first.
-    request_type : type, default=Keep
-        The message that is sent, that of a protected protocol perhaps.
     """
-    channel.ask(request_type(session=session, coefficients=coefficients), Kept)
+    channel.ask(Keep(session=session, coefficients=coefficients), Kept)
 
 
 class ClearMoments:
@@ -241,28 +241,6 @@ class ClearMoments:
 
 CLEAR = ClearMoments()
 """Nothing is protected."""
-
-
-class ProtectedExchange:
-    """What protected exchanges share: restraint in what they ask for."""
-
-    def most_targets(self, n_rows: int) -> int:
-        """Return how many targets may be asked for, so that sums do not give rows away.
-
-        Products of `n_rows` rows with as many targets are `n_rows` equations for each column. Half
-        of them leave the rows open.
-
-        Parameters
-        ----------
-        n_rows : int
-            Rows of the smallest sum.
-
-        Returns
-        -------
-        int
-            Half of them, the constant target and one for its own sum being taken off.
-        """
-        return max(n_rows // 2 - 2, 0)
 
 
 def answer_moments(party: PartyService, request: MomentsRequest) -> MomentsReply:
@@ -293,7 +271,7 @@ def answer_model(party: PartyService, request: Model) -> Scores:
     session = party.session(request.session)
     rows = party.training_rows(session, request.rows)
     check_folds(party.name, request.folds, len(request.held_out))
-    _check_coefficients(party.name, session, request.held_out[0])
+    check_width(party.name, session, request.held_out.shape[1])
     party.policy.limits.allow(8 * len(rows) * request.held_out.shape[2])
     count_scores(party, session, rows, request.held_out.shape[2])
     if request.keep:
@@ -352,74 +330,21 @@ def count_scores(party: PartyService, session: Session, rows: np.ndarray, n_scor
 
 def keep_coefficients(party: str, session: Session, coefficients: np.ndarray) -> None:
     """Keep coefficients for new rows, if they fit the party's encoding."""
-    _check_coefficients(party, session, coefficients)
+    check_width(party, session, len(coefficients))
     session.state["fitted.coefficients"] = coefficients
 
 
-def _check_coefficients(party: str, session: Session, coefficients: np.ndarray) -> None:
+def check_width(party: str, session: Session, n_coefficients: int) -> None:
+    """Refuse coefficients, the constant one included, that do not fit the party's encoding."""
     if not session.features.fitted:
         raise PartyError(party, "coefficients were sent before the fit was prepared")
     width = 1 + session.features.encoding_.width
-    if len(coefficients) != width:
+    if n_coefficients != width:
         raise PartyError(
             party,
-            f"coefficients for {len(coefficients)} columns were sent, its encoding has {width} "
+            f"coefficients for {n_coefficients} columns were sent, its encoding has {width} "
             "with the constant",
         )
-
-
-def more_rows_than_targets(party: str, summed: Mapping[int, int], n_targets: int) -> None:
-    """Refuse protected sums from which every row could be computed.
-
-    Parameters
-    ----------
-    party : str
-        Who is asked.
-    summed : mapping of int to int
-        Different rows in each fold.
-    n_targets : int
-        Targets, whose products with the party's columns are told.
-
-    Raises
-    ------
-    PartyError
-        If a fold has not more rows than there are targets, the constant one included.
-    """
-    for n_rows in summed.values():
-        if n_rows <= n_targets + 1:
-            raise PartyError(
-                party,
-                f"products of {n_targets} targets over {n_rows} rows would give every row away; "
-                "share more rows or use fewer folds",
-            )
-
-
-def equal_weight(party: str, weight: np.ndarray) -> float:
-    """Return the one weight that all rows have.
-
-    Parameters
-    ----------
-    party : str
-        Who would have to be told the weights.
-    weight : ndarray of shape (n_rows,), dtype float64
-        Weights.
-
-    Returns
-    -------
-    float
-        The weight; 1 for no rows.
-
-    Raises
-    ------
-    ValueError
-        If weights differ.
-    """
-    if len(weight) and np.ptp(weight) > 1e-12 * weight.max():
-        raise ValueError(
-            f"under protection all rows must weigh the same: party {party!r} would be told their "
-            "weights, which often follow the labels; leave sample_weight out or use zeros and ones"
-        )
-    return float(weight[0]) if len(weight) else 1.0
 
 
 def check_folds(party: str, folds: np.ndarray, n_folds: int) -> None:

@@ -5,8 +5,10 @@ Who learns what:
 - ``predict.request/1`` tells the party the ids of the rows that are to be predicted.
 - ``predict.reply/1`` gives the active party, for each of them: whether the party knows it, its
   partial scores (a linear map of its encoded columns), the scores of its trees and its latents, or
-  in their place the scores of its protected layer, or the latents that were told with noise of
-  training rows, without noise.
+  in their place the latents that were told with noise of training rows, without noise.
+
+Where a fit was protected, :mod:`fedtl.protocols.protected_predict` or
+:mod:`fedtl.protocols.shared_predict` take its place.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from fedtl.learning.network import PartyEncoder
 from fedtl.learning.training import encode
 from fedtl.parties import PartyService, Session
 from fedtl.protocols.assistance import local_scores
-from fedtl.protocols.layers import LAYER
 from fedtl.wire import Message, Tensor, message
+
+PROJECTION = "fitted.projection"
+"""Where a party keeps what makes its latents, if they are told with noise of training rows."""
 
 
 @message("predict.request/1")
@@ -87,11 +91,11 @@ def answer_predictions(party: PartyService, request: Request) -> Reply:
         raise PartyError(party.name, "nothing was fitted yet in this session")
     coefficients = session.state.get("fitted.coefficients") if request.scores else None
     encoder = session.state.get("fitted.encoder") if request.latents else None
-    layer = session.state.get(LAYER) if request.latents else None
+    projection = session.state.get(PROJECTION) if request.latents else None
     numbers = 0 if coefficients is None else coefficients.shape[1]
     if encoder is not None:
         numbers += encoder.members * encoder.encoder.skip.weight.shape[2]
-    numbers += 0 if layer is None else layer.weights.shape[1]
+    numbers += 0 if projection is None else projection.weights.shape[1]
     trees = session.state.get("fitted.trees") if request.trees else None
     numbers += 0 if trees is None else trees.n_outputs
     party.policy.limits.allow(len(request.ids) * (1 + 8 * numbers))
@@ -109,10 +113,10 @@ def answer_predictions(party: PartyService, request: Request) -> Reply:
     latents = np.zeros((0, len(known), 0))
     if encoder is not None:
         latents = local_latents(session, encoder, columns, rows)
-    elif layer is not None:
-        latents = np.zeros((1, len(known), layer.weights.shape[1]))
+    elif projection is not None:
+        latents = np.zeros((1, len(known), projection.weights.shape[1]))
         for piece, encoded in session.features.chunks(columns, rows):
-            latents[0, rows[piece]] = layer.scores(encoded)
+            latents[0, rows[piece]] = projection.scores(encoded)
     return Reply(known=known, scores=scores, trees=of_trees, latents=latents)
 
 

@@ -36,8 +36,8 @@ from fedtl.learning.private_projection import ClippedProjection, within
 from fedtl.parties import PartyService, Session
 from fedtl.privacy import DifferentialPrivacy
 from fedtl.privacy.noise import gaussian, symmetric_gaussian
-from fedtl.protocols.layers import LAYER
 from fedtl.protocols.moments import ClearMoments, pack, unpack
+from fedtl.protocols.predict import PROJECTION
 from fedtl.protocols.private_moments import CLIP, MIN_CELL, N_BINS, PROTECTION, pay_and_encode
 from fedtl.wire import Message, Tensor, message
 
@@ -152,7 +152,7 @@ def answer_release(party: PartyService, request: Release) -> Released:
     )
     projection = ClippedProjection(_noisy_moments(session, rows, multiplier), request.n_components)
     latents = np.concatenate([projection.scores(part) for _, part in session.encoded(rows)])
-    session.state[LAYER] = projection
+    session.state[PROJECTION] = projection
     # What the party would tell of new rows, and does not of these.
     opened(party.name, "private_latent.clipped", holder=party.name, rows=rows, latents=latents)
     moments = latents.T @ latents

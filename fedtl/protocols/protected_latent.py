@@ -21,31 +21,24 @@ Who learns what:
   bounded as in :mod:`fedtl.protocols.shared_latent`. Nothing else is in these ciphertexts: they are
   randomised anew, every number lies in a slot of its own that it cannot leave, and slots that hold
   no score are filled with random numbers.
-- ``protected_latent.layer/1`` tells the party as little as ``protected_latent.score/1``.
-- ``protected_latent.masked/1`` gives the active party the final layer plus a mask that is uniform
-  modulo the key: nothing, whatever it had encrypted.
-- ``protected_latent.keep/1`` gives the party the final layer, of all rows, once it has taken the
-  mask off, by which it serves new rows: *the party learns its own part of the model*, and from it
-  how its features predict the target; it remembers labels of rows. Eight rows a feature are the
-  least, and the solver adds noise to the residuals of this last layer.
-- ``protected_latent.kept/1`` says that it holds it, and nothing else.
+- ``protected_latent.layer/1`` tells the party as little as ``protected_latent.score/1``. It makes
+  ciphertexts of the final layer, of all rows, keeps them, and says so in
+  ``protected_latent.kept/1``. By them it scores new rows, and neither side learns the layer
+  (:mod:`fedtl.protocols.protected_predict`).
 
 What this rests on: both follow the protocol. The party cannot see how many outputs a ciphertext
 holds and takes the active party's word: one that lies gets the 64 bits of a slot for each row and
 output that it owns up to, and those bits of each ciphertext that are in no slot, 64 again. The
 party could compute with other numbers than its features; wrong ones are found out only where they
-leave their bounds. No check is needed that the layer is what the party's own sums were: nobody has
-dealt it anything, a wrong answer leaves the bounds but by chance, and a layer of other residuals is
-the active party's to choose. Encryption is not constant-time, and re-randomises with short
+leave their bounds. Encryption is not constant-time, and re-randomises with short
 exponents (:mod:`fedtl.privacy.paillier`). Folds are dealt by label, so the seed of the folds must
 not be known to the party.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -54,27 +47,26 @@ from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
 from fedtl.parties import PartyService
 from fedtl.privacy.keys import CryptoError
-from fedtl.privacy.paillier import Noise, PrivateKey, PublicKey, Slots, need_gmpy2
-from fedtl.privacy.paillier_sums import combine, join
+from fedtl.privacy.packing import Layout
+from fedtl.privacy.paillier import Noise, PrivateKey, PublicKey, need_gmpy2
+from fedtl.privacy.paillier_sums import combine
 from fedtl.protocols.dealer import check_shape
 from fedtl.protocols.layers import (
     FEATURE_BITS,
     SCORE_BITS,
+    NewFeatures,
     OwnFeatures,
     allow_scores,
-    check_fraction_bits,
+    check_outputs,
     check_ready,
-    keep_layer,
     make_features,
     open_scores,
     scale_of,
 )
+from fedtl.protocols.protected_predict import SEALED, EncryptedServing, Sealed
 from fedtl.wire import Message, Tensor, message
 
 _TRAINING = "protected_latent.training"
-_SLOT_BITS = 64
-_WEIGHT_BITS = SCORE_BITS - FEATURE_BITS + 1
-"""Weights have no fewer bits than scores but those of a feature; one is for rounding."""
 
 
 @message("protected_latent.begin/1")
@@ -121,64 +113,9 @@ class Layer(Message):
     ciphertexts: Annotated[np.ndarray, Tensor("uint8", ("rows", "parts", "bytes"))]
 
 
-@message("protected_latent.masked/1", protection="paillier")
-class Masked(Message):
-    """The encrypted layer, masked, several features in a ciphertext."""
-
-    ciphertexts: Annotated[np.ndarray, Tensor("uint8", ("parts", "groups", "bytes"))]
-
-
-@message("protected_latent.keep/1")
-class Keep(Message):
-    """What the masked layer's ciphertexts hold, and the scale of residuals."""
-
-    session: str
-    fraction_bits: int
-    masked: Annotated[np.ndarray, Tensor("uint8", ("parts", "groups", "modulus"))]
-
-
 @message("protected_latent.kept/1")
 class Kept(Message):
-    """The party holds its layer."""
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How numbers lie in ciphertexts: `together` outputs of an item, `at_once` items."""
-
-    slots: Slots
-    n_outputs: int
-
-    @classmethod
-    def of_key(cls, public: PublicKey, n_outputs: int) -> _Layout:
-        return cls(Slots.of_key(public.bits, _SLOT_BITS), n_outputs)
-
-    @property
-    def together(self) -> int:
-        return min(self.n_outputs, self.slots.count)
-
-    @property
-    def n_parts(self) -> int:
-        return -(-self.n_outputs // self.together)
-
-    @property
-    def at_once(self) -> int:
-        return self.slots.count // self.together
-
-    def n_groups(self, n_items: int) -> int:
-        """How many ciphertexts a part of so many items takes."""
-        return -(-n_items // self.at_once)
-
-    def join(self, public: PublicKey, items: Sequence[Any]) -> list[Any]:
-        """Put ciphertexts of one item each together."""
-        return join(public, items, self.together * self.slots.bits, self.at_once)
-
-    def read(self, numbers: Sequence[int], n_items: int) -> np.ndarray:
-        """Take numbers out: from parts and groups to (n_items, n_outputs), int64."""
-        found = np.array([self.slots.unpack(n) for n in numbers], dtype=np.int64)
-        found = found[:, : self.at_once * self.together]
-        by_part = found.reshape(self.n_parts, -1, self.together)[:, :n_items]
-        return by_part.transpose(1, 0, 2).reshape(n_items, -1)[:, : self.n_outputs]
+    """The party holds its layer, encrypted."""
 
 
 class ProtectedLatent:
@@ -236,7 +173,7 @@ class ProtectedLatent:
     def scores(self, residuals: np.ndarray) -> np.ndarray:
         """Train a layer and score rows with it; see :meth:`fedtl.protocols.layers.Layer.scores`."""
         fixed = scale_of(residuals, self._ready.bound)
-        layout = _Layout.of_key(self._key.public, residuals.shape[1])
+        layout = Layout.of_key(self._key.public, residuals.shape[1])
         # One table of powers serves the final layer too.
         self._noise.make(2 * len(residuals) * layout.n_parts)
         encrypted = self._encrypted(fixed.encode(residuals, "a residual"), layout)
@@ -251,32 +188,22 @@ class ProtectedLatent:
             raise self._wrong("a score is beyond its bound")
         return open_scores(self.channel.name, integers, fixed, rows=self.rows, folds=self.folds)
 
-    def keep(self, residuals: np.ndarray) -> None:
-        """Train the final layer on all rows and leave it with the party; see :meth:`scores`."""
-        fixed, public = scale_of(residuals, self._ready.bound), self._key.public
-        layout = _Layout.of_key(public, residuals.shape[1])
+    def keep(self, residuals: np.ndarray) -> EncryptedServing:
+        """Train the final layer on all rows; see :meth:`fedtl.protocols.layers.Layer.keep`."""
+        fixed = scale_of(residuals, self._ready.bound)
+        layout = Layout.of_key(self._key.public, residuals.shape[1])
         encrypted = self._encrypted(fixed.encode(residuals, "a residual"), layout)
         request = Layer(session=self.session, n_outputs=layout.n_outputs, ciphertexts=encrypted)
-        reply = self.channel.ask(request, Masked)
-        numbers = self._decrypted(reply.ciphertexts, layout, self.n_features)
-        width = public.bits // 8
-        data = b"".join(int(number % public.n).to_bytes(width, "big") for number in numbers)
-        masked = np.frombuffer(data, dtype=np.uint8).reshape(*reply.ciphertexts.shape[:2], width)
-        request_keep = Keep(session=self.session, fraction_bits=fixed.fraction_bits, masked=masked)
-        self.channel.ask(request_keep, Kept)
+        self.channel.ask(request, Kept)
+        score_bits = fixed.fraction_bits + 2 * FEATURE_BITS
+        return EncryptedServing(self._key.primes, score_bits, np.zeros(layout.n_outputs))
 
-    def _encrypted(self, integers: np.ndarray, layout: _Layout) -> np.ndarray:
-        public, step = self._key.public, layout.together
-        noise = self._noise.take(len(integers) * layout.n_parts)
-        ciphertexts = [
-            public.encrypt(layout.slots.pack(row[part * step : (part + 1) * step]), noise.pop())
-            for row in integers.tolist()
-            for part in range(layout.n_parts)
-        ]
-        packed = public.pack_ciphertexts(ciphertexts)
+    def _encrypted(self, integers: np.ndarray, layout: Layout) -> np.ndarray:
+        public = self._key.public
+        packed = public.pack_ciphertexts(layout.encrypt(public, integers, self._noise))
         return packed.reshape(len(integers), layout.n_parts, public.ciphertext_bytes)
 
-    def _decrypted(self, came: np.ndarray, layout: _Layout, n_items: int) -> list[int]:
+    def _decrypted(self, came: np.ndarray, layout: Layout, n_items: int) -> list[int]:
         public = self._key.public
         expected = layout.n_parts, layout.n_groups(n_items), public.ciphertext_bytes
         check_shape(self.channel.name, came, expected)
@@ -297,8 +224,6 @@ class _Training:
 
     own: OwnFeatures
     noise: Noise
-    n_outputs: int = 0
-    masks: list[int] = field(default_factory=list)
 
     @property
     def public(self) -> PublicKey:
@@ -307,6 +232,8 @@ class _Training:
 
 def answer_begin(party: PartyService, request: Begin) -> Ready:
     """Make the party's features, without labels, and check the key."""
+    # A fit that could not serve a row is refused before anything is computed.
+    party.policy.allow_protocol(party.name, "protected_predict")
     session = party.session(request.session)
     own = make_features(party, session, request.rows, request.folds, request.n_folds)
     try:
@@ -322,60 +249,28 @@ def answer_score(party: PartyService, request: Score) -> Scores:
     training = _training(party, request.session)
     layout, parts = _read(party, training, request)
     allow_scores(party, party.session(request.session), training.own, request.n_outputs)
-    n_rows, n_features = training.own.integers.shape
-    # One table of powers serves the final layer too.
-    groups = layout.n_groups(n_rows) + layout.n_groups(n_features)
+    n_rows, public = len(training.own.rows), training.public
+    groups = layout.n_groups(n_rows)
     training.noise.make(layout.n_parts * groups)
     told = []
     for part in parts:
-        scores = _scored(training.public, training.own, part)
-        told += _filled(training, layout, layout.join(training.public, scores), len(scores))
-    return Scores(ciphertexts=_packed(training, layout, told))
+        joined = layout.join(public, _scored(public, training.own, part))
+        told += layout.seal(joined, n_rows, training.noise)
+    packed = public.pack_ciphertexts(told)
+    return Scores(ciphertexts=packed.reshape(layout.n_parts, groups, public.ciphertext_bytes))
 
 
-def answer_layer(party: PartyService, request: Layer) -> Masked:
-    """Make the layer of all rows, which stays encrypted, and mask it."""
+def answer_layer(party: PartyService, request: Layer) -> Kept:
+    """Make the layer of all rows, and keep it as it is: encrypted."""
     training = _training(party, request.session)
     layout, parts = _read(party, training, request)
+    check_outputs(party.name, training.own, layout.n_outputs)
     public, features = training.public, training.own.integers
-    layer = [
-        group
-        for part in parts
-        for group in layout.join(public, combine(public, part, features, _bits(features)))
-    ]
-    half = int(public.n // 2)
-    training.n_outputs = request.n_outputs
-    training.masks = [secrets.randbelow(2 * half + 1) - half for _ in layer]
-    hidden = [
-        c * public.encrypt(mask, noise) % public.square
-        for c, mask, noise in zip(
-            layer, training.masks, training.noise.take(len(layer)), strict=True
-        )
-    ]
-    return Masked(ciphertexts=_packed(training, layout, hidden))
-
-
-def answer_keep(party: PartyService, request: Keep) -> Kept:
-    """Take the masks off the final layer, and keep it for new rows."""
-    training = _training(party, request.session)
-    if not training.masks:
-        raise PartyError(party.name, "a layer was to be kept before it was trained")
-    check_fraction_bits(party.name, request.fraction_bits)
-    layout = _Layout.of_key(training.public, training.n_outputs)
-    n_features, n = training.own.integers.shape[1], int(training.public.n)
-    shape = layout.n_parts, layout.n_groups(n_features), training.public.bits // 8
-    check_shape(party.name, request.masked, shape)
-    masked = [int.from_bytes(row.tobytes(), "big") for row in request.masked.reshape(-1, shape[2])]
-    residues = [(m - mask) % n for m, mask in zip(masked, training.masks, strict=True)]
-    try:
-        total = layout.read([r - n if 2 * r > n else r for r in residues], n_features)
-    except CryptoError as error:
-        raise _refused(party, error) from None
-    if _beyond(total, _WEIGHT_BITS):
-        raise _refused(party, "a weight is beyond its bound")
-    session = party.session(request.session)
-    keep_layer(party, session, training.own, total, request.fraction_bits)
-    del session.state[_TRAINING]
+    layer = [combine(public, part, features, _bits(features)) for part in parts]
+    state = party.session(request.session).state
+    inputs = NewFeatures(training.own.whitening)
+    state[SEALED] = Sealed.of(public, layer, layout.n_outputs, inputs)
+    del state[_TRAINING]
     return Kept()
 
 
@@ -392,11 +287,11 @@ def _refused(party: PartyService, why: object) -> PartyError:
 
 def _read(
     party: PartyService, training: _Training, request: Score | Layer
-) -> tuple[_Layout, list[list[Any]]]:
+) -> tuple[Layout, list[list[Any]]]:
     """Check what was encrypted, before anything is computed: ciphertexts of all rows, by part."""
     if request.n_outputs < 1:
         raise PartyError(party.name, "outputs must be at least one")
-    layout, own = _Layout.of_key(training.public, request.n_outputs), training.own
+    layout, own = Layout.of_key(training.public, request.n_outputs), training.own
     width = training.public.ciphertext_bytes
     check_shape(party.name, request.ciphertexts, (len(own.rows), layout.n_parts, width))
     party.policy.limits.allow(layout.n_parts * width * (own.n_folds * own.integers.shape[1]))
@@ -432,25 +327,6 @@ def _product(public: PublicKey, ciphertexts: Sequence[Any]) -> Any:
 
 def _quotient(public: PublicKey, whole: Any, part: Any) -> Any:
     return whole * need_gmpy2().invert(part, public.square) % public.square
-
-
-def _filled(training: _Training, layout: _Layout, groups: list[Any], n_items: int) -> list[Any]:
-    """Randomise ciphertexts anew, with random numbers in slots that hold no score."""
-    public, largest = training.public, 1 << (_SLOT_BITS - 1)
-    filled = []
-    for i, (group, noise) in enumerate(zip(groups, training.noise.take(len(groups)), strict=True)):
-        used = layout.together * min(layout.at_once, n_items - i * layout.at_once)
-        rest = [
-            secrets.randbelow(2 * largest - 1) - largest + 1
-            for _ in range(layout.slots.count - used)
-        ]
-        filled.append(group * public.encrypt(layout.slots.pack(rest, used), noise) % public.square)
-    return filled
-
-
-def _packed(training: _Training, layout: _Layout, ciphertexts: list[Any]) -> np.ndarray:
-    packed = training.public.pack_ciphertexts(ciphertexts)
-    return packed.reshape(layout.n_parts, -1, packed.shape[1])
 
 
 def _beyond(integers: np.ndarray, bits: int) -> bool:

@@ -12,9 +12,10 @@ Who learns what:
 - ``protected_moments.reply/1`` gives the active party sums over whole folds: products of the
   party's columns with each other, in the clear, and with its targets, which it decrypts. The
   ciphertexts are randomised anew, so that nothing but the sums is in them. No row crosses.
-- ``protected_moments.keep/1`` gives the party the coefficients on its columns, solved on all folds,
-  by which it serves new rows. *They are in the clear*: the party learns how its columns predict the
-  target. A model of few rows remembers labels of rows.
+- ``protected_moments.keep/1`` gives the party ciphertexts of the coefficients on its columns,
+  solved on all folds, by which it serves new rows (:mod:`fedtl.protocols.protected_predict`)
+  without learning them: how many outputs there are and nothing else. ``protected_moments.kept/1``
+  says that it has them.
 
 What this rests on: both follow the protocol; the party cannot see how many targets a ciphertext
 holds and takes the active party's word. Encryption is not constant-time. Folds are dealt by label,
@@ -29,24 +30,18 @@ import numpy as np
 
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel, opened
+from fedtl.learning.unit_columns import UnitColumns
 from fedtl.parties import PartyService, Session
 from fedtl.privacy.fixed_point import FixedPoint, FixedPointError, magnitude_bits
 from fedtl.privacy.keys import CryptoError
+from fedtl.privacy.packing import SLOT_BITS, Layout
 from fedtl.privacy.paillier import Noise, PrivateKey, PublicKey, Slots
 from fedtl.privacy.paillier_sums import column_sums, combine
 from fedtl.protocols.dealer import check_shape
-from fedtl.protocols.moments import (
-    Keep,
-    ProtectedExchange,
-    allow_sums,
-    equal_weight,
-    fold_moments,
-    keep,
-    more_rows_than_targets,
-    pack,
-    unpack,
-)
+from fedtl.protocols.moments import allow_sums, check_width, fold_moments, pack, unpack
 from fedtl.protocols.protected_latent import ProtectedLatent
+from fedtl.protocols.protected_predict import SEALED, EncryptedServing, Sealed
+from fedtl.protocols.restraint import ProtectedExchange, equal_weight, more_rows_than_targets
 from fedtl.wire import Message, Tensor, message
 
 _NOISE = "protected_moments.noise"
@@ -55,6 +50,9 @@ _WEIGHT_BITS = 16
 _MATRIX_BITS = 20
 _COLUMN_BITS = 12
 """Encoded values lie below 2**12, unless an encoding has more than 160,000 columns."""
+_KEPT_WEIGHT_BITS = 12
+_KEPT_MATRIX_BITS = 16
+_FEWEST_BITS = 12
 
 
 @message("protected_moments.request/1", protection="paillier")
@@ -79,9 +77,19 @@ class Reply(Message):
     sums: Annotated[np.ndarray, Tensor("uint8", ("groups", "parts", "columns", "bytes"))]
 
 
-@message("protected_moments.keep/1")
-class ProtectedKeep(Keep):
-    """Coefficients on the party's columns, as in ``moments.keep/1``."""
+@message("protected_moments.keep/1", protection="paillier")
+class Keep(Message):
+    """Encrypted coefficients on the party's columns."""
+
+    session: str
+    n_outputs: int
+    key: Annotated[np.ndarray, Tensor("uint8", ("modulus",))]
+    ciphertexts: Annotated[np.ndarray, Tensor("uint8", ("columns", "parts", "bytes"))]
+
+
+@message("protected_moments.kept/1")
+class Kept(Message):
+    """The party holds its coefficients."""
 
 
 class ProtectedMoments(ProtectedExchange):
@@ -180,9 +188,48 @@ class ProtectedMoments(ProtectedExchange):
         opened(channel.name, "moments.sums", gram=gram, cross=cross)
         return gram, cross
 
-    def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> None:
-        """Give a party the coefficients for new rows; see :func:`fedtl.protocols.moments.keep`."""
-        keep(channel, session, coefficients, ProtectedKeep)
+    def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> EncryptedServing:
+        """Give a party encrypted coefficients for new rows, and return what asks for scores.
+
+        Parameters
+        ----------
+        channel : Channel
+            The party.
+        session : str
+            Name of the session.
+        coefficients : ndarray of shape (1 + width, n_outputs), dtype float64
+            Coefficients, constant column first, which stays here.
+
+        Returns
+        -------
+        EncryptedServing
+            With the key of this object.
+
+        Raises
+        ------
+        FixedPointError
+            If scores do not fit into the slots of the key; nothing was sent.
+        """
+        slopes, public = coefficients[1:], self._key.public
+        layout = Layout.of_key(public, slopes.shape[1])
+        largest = magnitude_bits(np.abs(slopes).sum(axis=0))
+        scale = _KEPT_WEIGHT_BITS + _KEPT_MATRIX_BITS
+        bits = min(SLOT_BITS - 2 - scale - _COLUMN_BITS - largest, 30)
+        if bits < _FEWEST_BITS:
+            raise FixedPointError(
+                f"coefficients up to 2**{largest} in all leave {bits} bits for their fractions, at "
+                f"least {_FEWEST_BITS} are needed; scale the target down"
+            )
+        integers = FixedPoint(bits, magnitude_bits(slopes)).encode(slopes, "a coefficient")
+        packed = public.pack_ciphertexts(layout.encrypt(public, integers, self._noise))
+        request = Keep(
+            session=session,
+            n_outputs=layout.n_outputs,
+            key=np.frombuffer(public.to_bytes(), dtype=np.uint8),
+            ciphertexts=packed.reshape(len(slopes), layout.n_parts, public.ciphertext_bytes),
+        )
+        channel.ask(request, Kept)
+        return EncryptedServing(self._key.primes, bits + scale, coefficients[0])
 
     def layer(
         self, channel: Channel, session: str, *, rows: np.ndarray, folds: np.ndarray, n_folds: int
@@ -234,6 +281,8 @@ class ProtectedMoments(ProtectedExchange):
 
 def answer_moments(party: PartyService, request: Request) -> Reply:
     """Sum the party's own products, and its columns' products with what is encrypted."""
+    # A fit that could not serve a row is refused before anything is computed.
+    party.policy.allow_protocol(party.name, "protected_predict")
     session = party.session(request.session)
     rows = party.training_rows(session, request.rows)
     everywhere = np.ones(len(rows), dtype=bool)
@@ -248,7 +297,10 @@ def answer_moments(party: PartyService, request: Request) -> Reply:
         flat = public.unpack_ciphertexts(request.ciphertexts.reshape(-1, width))
     except CryptoError as error:
         raise PartyError(party.name, f"its partner's encryption is refused: {error}") from None
-    weights, matrix, bits = _weights(party.name, session, rows)
+    units, expanded = _unit_columns(party.name, session, rows, _WEIGHT_BITS)
+    weights = units.integers(expanded)
+    matrix = units.matrix(session.features.encoding_, _MATRIX_BITS)
+    bits = int(np.abs(matrix).max(initial=1)).bit_length()
     noise = session.state.get(_NOISE)
     if noise is None or noise.public.n != public.n:
         noise = session.state[_NOISE] = Noise(public)
@@ -272,26 +324,42 @@ def answer_moments(party: PartyService, request: Request) -> Reply:
     return Reply(gram=pack(gram), sums=sums)
 
 
-def _weights(party: str, session: Session, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the encoding as weights between zero and one, and the map from them to columns.
+def answer_keep(party: PartyService, request: Keep) -> Kept:
+    """Keep encrypted coefficients, as what the codes of new rows are multiplied by."""
+    session = party.session(request.session)
+    if session.columns is None:
+        raise PartyError(party.name, "no fit is under way in this session")
+    check_width(party.name, session, 1 + len(request.ciphertexts))
+    if request.n_outputs < 1:
+        raise PartyError(party.name, "outputs must be at least one")
+    n_columns, n_parts, width = request.ciphertexts.shape
+    try:
+        public = PublicKey.from_bytes(request.key.tobytes())
+        flat = public.unpack_ciphertexts(request.ciphertexts.reshape(-1, width))
+    except CryptoError as error:
+        raise PartyError(party.name, f"its partner's encryption is refused: {error}") from None
+    expected = n_columns, Layout.of_key(public, request.n_outputs).n_parts, width
+    check_shape(party.name, request.ciphertexts, expected)
+    known = np.flatnonzero(session.known)
+    units, _ = _unit_columns(party.name, session, known, _KEPT_WEIGHT_BITS)
+    matrix = units.matrix(session.features.encoding_, _KEPT_MATRIX_BITS).T
+    bits = int(np.abs(matrix).max(initial=1)).bit_length()
+    parts = [combine(public, flat[part::n_parts], matrix, bits) for part in range(n_parts)]
+    session.state[SEALED] = Sealed.of(public, parts, request.n_outputs, units)
+    return Kept()
 
-    Zeros and ones of a code stay zeros and ones; its scaling, shift and rotation are in the map.
-    """
+
+def _unit_columns(
+    party: str, session: Session, rows: np.ndarray, bits: int
+) -> tuple[UnitColumns, np.ndarray]:
+    """Return weights that lie between zero and one for some rows, and these rows."""
     encoding = session.features.encoding_
     if encoding.bound > 2.0**_COLUMN_BITS:
         raise PartyError(party, "its encoding has too many columns for sums under encryption")
     pieces = [np.empty((0, len(encoding.mean_)))]
     pieces += [expanded for _, expanded in session.encoded(rows, rotated=False)]
     expanded = np.concatenate(pieces)
-    low = expanded.min(axis=0, initial=np.inf) if len(rows) else np.zeros(expanded.shape[1])
-    span = (expanded.max(axis=0) if len(rows) else low) - low
-    share = (expanded - low) / np.where(span > 0, span, 1.0)
-    weights = np.rint(np.hstack([np.ones((len(rows), 1)), share]) * 2.0**_WEIGHT_BITS)
-    rotation, shift = encoding.rotation
-    matrix = np.vstack([low @ rotation + shift, span[:, None] * rotation])
-    integers = np.rint(matrix * 2.0**_MATRIX_BITS).astype(np.int64)
-    bits = int(np.abs(integers).max(initial=1)).bit_length()
-    return weights.astype(np.int64), integers, bits
+    return UnitColumns(expanded, bits), expanded
 
 
 def _width(party: str, n_numbers: int) -> int:

@@ -14,8 +14,8 @@ Who learns what:
 - ``shared_latent.ready/1`` gives the active party a public key of this session, the number of
   features and a bound of their norm, both of which follow from numbers of rows and columns.
 - What the dealer learns, and what it gives to whom, is said in :mod:`fedtl.protocols.dealer`.
-- ``shared_latent.layer/1`` tells the party masked residuals: how many outputs there are and nothing
-  of them, neither labels nor residuals nor gradients.
+- ``shared_latent.layer/1`` tells the party masked residuals: how many outputs there are, whether
+  this is the final layer, and nothing of labels, residuals or gradients.
 - ``shared_latent.masked/1`` gives the active party masked features, which are uniform to it.
 - ``shared_latent.score/1`` tells the party masked shares of the layer without each fold: nothing.
 - ``shared_latent.scores/1`` gives the active party, for each row and output, one number: the row's
@@ -23,12 +23,9 @@ Who learns what:
   the residuals, it learns as many linear combinations of each row's features as there are outputs
   and exchanges in the training; as many as there are features would give them away, up to a
   rotation, and the party refuses to tell half as many. ``Policy.max_row_scores`` bounds them too.
-- ``shared_latent.keep/1`` gives the party the other share of the final layer, of all rows, by which
-  it serves new rows, and a secret by which it checks that the shares add up: *the party learns its
-  own part of the model*, and from it how its features predict the target; it remembers labels of
-  rows. Eight rows a feature are the least, and the solver adds noise to the residuals of this last
-  layer.
-- ``shared_latent.kept/1`` says that it holds it, and nothing else.
+
+The final layer, of all rows, stays two shares, by which new rows are scored
+(:mod:`fedtl.protocols.shared_predict`): neither side learns it.
 
 What the dealer and both parties are trusted with is as in :mod:`fedtl.protocols.shared_moments`.
 """
@@ -47,15 +44,17 @@ from fedtl.privacy import shares
 from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
 from fedtl.protocols.dealer import Deals, Hand, PartyKey, check_shape, offer_key, open_seed
 from fedtl.protocols.layers import (
+    FEATURE_BITS,
+    NewFeatures,
     OwnFeatures,
     allow_scores,
-    check_fraction_bits,
+    check_outputs,
     check_ready,
-    keep_layer,
     make_features,
     open_scores,
     scale_of,
 )
+from fedtl.protocols.shared_predict import SHARE, LayerShare, SharedServing
 from fedtl.wire import Message, Tensor, message
 
 _TRAINING = "shared_latent.training"
@@ -83,10 +82,11 @@ class Ready(Message):
 
 @message("shared_latent.layer/1", protection="shares")
 class Layer(Message):
-    """Masked residuals, a check column behind them."""
+    """Masked residuals, a check column behind them; of a layer that is kept if `final`."""
 
     session: str
     context: str
+    final: bool
     sealed: Annotated[np.ndarray, Tensor("uint8", ("sealed",))]
     masked: Annotated[np.ndarray, Tensor("uint64", ("rows", "outputs"))]
 
@@ -114,21 +114,6 @@ class Scores(Message):
 
     masked: Annotated[np.ndarray, Tensor("uint64", ("rows", "features"))]
     shares: Annotated[np.ndarray, Tensor("uint64", ("rows", "outputs"))]
-
-
-@message("shared_latent.keep/1")
-class Keep(Message):
-    """The active party's share of the final layer, a check column behind it, and its secret."""
-
-    session: str
-    fraction_bits: int
-    check: Annotated[np.ndarray, Tensor("uint8", (KEY_BYTES,))]
-    share: Annotated[np.ndarray, Tensor("uint64", ("features", "outputs"))]
-
-
-@message("shared_latent.kept/1")
-class Kept(Message):
-    """The party holds its layer."""
 
 
 class SharedLatent:
@@ -184,7 +169,7 @@ class SharedLatent:
         """Train a layer and score rows with it; see :meth:`fedtl.protocols.layers.Layer.scores`."""
         check, fixed = new_seed(), scale_of(residuals, self._ready.bound)
         private = shares.with_check(fixed.encode(residuals, "a residual").view(np.uint64), check)
-        parts = self._layer(private)
+        parts = self._layer(private, final=False)
         without = parts.sum(axis=0) - parts
         n_outputs = private.shape[1]
         shapes = [(int(i.sum()), self.n_features, n_outputs) for i in self.inside]
@@ -219,20 +204,16 @@ class SharedLatent:
             folds=self.folds,
         )
 
-    def keep(self, residuals: np.ndarray) -> None:
-        """Train the final layer on all rows and leave it with the party; see :meth:`scores`."""
-        # The party does the check, whose secret is told when nobody can act on it any more.
+    def keep(self, residuals: np.ndarray) -> SharedServing:
+        """Train the final layer on all rows; see :meth:`fedtl.protocols.layers.Layer.keep`."""
         check, fixed = new_seed(), scale_of(residuals, self._ready.bound)
         private = shares.with_check(fixed.encode(residuals, "a residual").view(np.uint64), check)
-        request = Keep(
-            session=self.session,
-            fraction_bits=fixed.fraction_bits,
-            check=np.frombuffer(check, dtype=np.uint8),
-            share=self._layer(private).sum(axis=0),
-        )
-        self.channel.ask(request, Kept)
+        own = self._layer(private, final=True).sum(axis=0)
+        score_bits = fixed.fraction_bits + 2 * FEATURE_BITS
+        nothing = np.zeros(residuals.shape[1])
+        return SharedServing(own, check, FEATURE_BITS, score_bits, nothing)
 
-    def _layer(self, private: np.ndarray) -> np.ndarray:
+    def _layer(self, private: np.ndarray, final: bool) -> np.ndarray:
         """The active party's shares of each fold's part: (n_folds, n_features, n_outputs)."""
         shapes = [(self.n_features, int(i.sum()), private.shape[1]) for i in self.inside]
         hand = self._ask(shapes)
@@ -240,7 +221,11 @@ class SharedLatent:
         for fold, i in enumerate(self.inside):
             masked[i] = shares.mask(hand.seed, hand.place(fold), private[i])
         request = Layer(
-            session=self.session, context=hand.context, sealed=hand.sealed, masked=masked
+            session=self.session,
+            context=hand.context,
+            final=final,
+            sealed=hand.sealed,
+            masked=masked,
         )
         reply = self.channel.ask(request, Masked)
         check_shape(self.channel.name, reply.masked, (len(private), self.n_features))
@@ -270,6 +255,8 @@ class _Training:
 
 def answer_begin(party: PartyService, request: Begin) -> Ready:
     """Make the party's features, without labels, and a key pair."""
+    # A fit that could not serve a row is refused before anything is computed.
+    party.policy.allow_protocol(party.name, "shared_predict")
     session = party.session(request.session)
     own = make_features(party, session, request.rows, request.folds, request.n_folds)
     pair = KeyPair()
@@ -298,6 +285,12 @@ def answer_layer(party: PartyService, request: Layer) -> Masked:
         masked[inside] = shares.mask(seed, place, training.features[inside].T).T
         parts.append(shares.left_share(seed, place, n_features, request.masked[inside]))
     training.parts = np.stack(parts)
+    if request.final:
+        check_outputs(party.name, training.own, training.parts.shape[2] - 1)
+        state = party.session(request.session).state
+        inputs = NewFeatures(training.own.whitening)
+        state[SHARE] = LayerShare(inputs, training.parts.sum(axis=0))
+        del state[_TRAINING]
     return Masked(masked=masked)
 
 
@@ -320,26 +313,6 @@ def answer_score(party: PartyService, request: Score) -> Scores:
         told[inside] = shares.left_share(seed, place, len(own), request.masked[fold])
         told[inside] += shares.matmul(own, without[fold])
     return Scores(masked=masked, shares=told)
-
-
-def answer_keep(party: PartyService, request: Keep) -> Kept:
-    """Put the shares of the final layer together, for new rows."""
-    training = _training(party, request.session)
-    parts = training.parts
-    if parts is None or parts.shape[2] < 2 or request.share.shape != parts.shape[1:]:
-        raise PartyError(party.name, "a layer was to be kept before it was trained")
-    check_fraction_bits(party.name, request.fraction_bits)
-    both = parts.sum(axis=0) + request.share
-    if not shares.adds_up(both, request.check.tobytes()):
-        raise PartyError(
-            party.name,
-            "the shares of its layer do not add up: dealer or active party dealt wrong numbers; "
-            "nothing was kept",
-        )
-    session = party.session(request.session)
-    keep_layer(party, session, training.own, _signed(both[:, :-1]), request.fraction_bits)
-    del session.state[_TRAINING]
-    return Kept()
 
 
 def _training(party: PartyService, name: str) -> _Training:

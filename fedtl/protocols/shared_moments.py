@@ -15,9 +15,8 @@ Who learns what:
 - ``shared_moments.reply/1`` gives the active party masked columns, which are uniform to it, and
   two sums over whole folds: products of the party's columns with each other, and, once it takes
   its masks off, products with its targets. No row crosses.
-- ``shared_moments.keep/1`` gives the party the coefficients on its columns, solved on all folds, by
-  which it serves new rows. *They are in the clear*: the party holds its own part of the model, and
-  learns from it how its columns predict the target. A model of few rows remembers labels of rows.
+
+New rows are scored by :mod:`fedtl.protocols.shared_predict`: the party is given no coefficients.
 
 What this rests on: the dealer colludes with neither party, since together with one of them it
 could read the other's masked numbers; all follow the protocol. Between machines, key and seed are
@@ -40,18 +39,10 @@ from fedtl.privacy import FixedPointError, shares
 from fedtl.privacy.fixed_point import FixedPoint, magnitude_bits, plan_product
 from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
 from fedtl.protocols.dealer import Deals, PartyKey, check_shape, offer_key, open_seed
-from fedtl.protocols.moments import (
-    Keep,
-    ProtectedExchange,
-    allow_sums,
-    equal_weight,
-    fold_moments,
-    keep,
-    more_rows_than_targets,
-    pack,
-    unpack,
-)
+from fedtl.protocols.moments import allow_sums, fold_moments, pack, unpack
+from fedtl.protocols.restraint import ProtectedExchange, equal_weight, more_rows_than_targets
 from fedtl.protocols.shared_latent import SharedLatent
+from fedtl.protocols.shared_predict import SharedServing
 from fedtl.wire import Message, Tensor, message
 
 _KEY = "shared_moments.key"
@@ -98,11 +89,6 @@ class Reply(Message):
     shares: Annotated[np.ndarray, Tensor("uint64", ("folds", "columns", "targets"))]
 
 
-@message("shared_moments.keep/1")
-class SharedKeep(Keep):
-    """Coefficients on the party's columns, as in ``moments.keep/1``."""
-
-
 class SharedMoments(ProtectedExchange):
     """Moments under secret shares; a :class:`~fedtl.protocols.moments.MomentsExchange`.
 
@@ -110,12 +96,12 @@ class SharedMoments(ProtectedExchange):
 
     Parameters
     ----------
-    dealer : Channel
-        The dealer.
+    deals : Deals
+        Asks the dealer.
     """
 
-    def __init__(self, dealer: Channel) -> None:
-        self._deals = Deals(dealer)
+    def __init__(self, deals: Deals) -> None:
+        self._deals = deals
         self._public: dict[tuple[str, str], Public] = {}
 
     def ask_moments(
@@ -197,9 +183,40 @@ class SharedMoments(ProtectedExchange):
         opened(channel.name, "moments.sums", gram=gram, cross=cross)
         return gram, cross
 
-    def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> None:
-        """Give a party the coefficients for new rows; see :func:`fedtl.protocols.moments.keep`."""
-        keep(channel, session, coefficients, SharedKeep)
+    def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> SharedServing:
+        """Keep coefficients for new rows here, and return what asks for scores; nothing is sent.
+
+        Parameters
+        ----------
+        channel : Channel
+            The party.
+        session : str
+            Name of the session.
+        coefficients : ndarray of shape (1 + width, n_outputs), dtype float64
+            Coefficients, constant column first.
+
+        Returns
+        -------
+        SharedServing
+            With the coefficients.
+
+        Raises
+        ------
+        PartyError
+            If they do not fit the party's encoding.
+        FixedPointError
+            If scores do not fit.
+        """
+        public, slopes = self._key(channel, session), coefficients[1:]
+        if len(slopes) != public.width:
+            raise PartyError(
+                channel.name,
+                f"coefficients for {len(coefficients)} columns were solved, its encoding has "
+                f"{1 + public.width} with the constant",
+            )
+        left, right = plan_product(public.width, public.magnitude_bits, magnitude_bits(slopes))
+        integers = right.encode(slopes, "a coefficient").view(np.uint64)
+        return SharedServing.of_coefficients(integers, left, right, coefficients[0])
 
     def layer(
         self, channel: Channel, session: str, *, rows: np.ndarray, folds: np.ndarray, n_folds: int
@@ -218,6 +235,8 @@ class SharedMoments(ProtectedExchange):
 
 def answer_key(party: PartyService, request: Key) -> Public:
     """Make a key pair for this session, or repeat its public key."""
+    # A fit that could not serve a row is refused before anything is computed.
+    party.policy.allow_protocol(party.name, "shared_predict")
     session = party.session(request.session)
     if session.columns is None:
         raise PartyError(party.name, "no fit is under way in this session")

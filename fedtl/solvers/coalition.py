@@ -12,10 +12,12 @@ from fedtl.federation import Channel
 from fedtl.learning.columns import Columns
 from fedtl.learning.network import PartyEncoder
 from fedtl.parties import LocalFeatures, Recipe, Session, Table
+from fedtl.protocols.dealer import Deals
 from fedtl.protocols.moments import CLEAR, MomentsExchange
 from fedtl.protocols.predict import Reply, ask_predictions, local_latents
 from fedtl.protocols.private_latent import PrivateLatent
 from fedtl.protocols.private_moments import PrivateMoments
+from fedtl.protocols.serving import Serving
 from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.solvers.problem import ACTIVE
 
@@ -40,6 +42,8 @@ class Coalition:
         The other parties.
     moments : MomentsExchange
         How moments are asked for.
+    deals : Deals or None
+        Asks the dealer of secret shares, where there is one.
     on_missing : callable
         Called with the error of a party that cannot be reached, and how many new rows it was
         asked about; returns if they may be served without it. By default they may not.
@@ -50,6 +54,7 @@ class Coalition:
     session: Session
     channels: Sequence[Channel]
     moments: MomentsExchange = field(default=CLEAR)
+    deals: Deals | None = None
     on_missing: Callable[[PartyError, int], None] = _not_without
 
     @classmethod
@@ -134,6 +139,45 @@ class Coalition:
             else:
                 prepare_session(channel, self.name, bins, seed, n_components)
 
+    def ask(
+        self,
+        party: int,
+        ids: np.ndarray,
+        serving: Serving | None,
+        *,
+        scores: bool,
+        latents: bool,
+        trees: bool = False,
+    ) -> Reply:
+        """Ask a party about new rows.
+
+        Parameters
+        ----------
+        party : int
+            Its number.
+        ids : ndarray of shape (n_ids,), dtype int64
+            Ids of the rows.
+        serving : Serving or None
+            What asks under protection for the scores of what was fitted, and nothing else.
+        scores, latents, trees : bool
+            What is wanted in the clear.
+
+        Returns
+        -------
+        Reply
+            Its answer.
+        """
+        channel = self.channels[party - 1]
+        if serving is None:
+            return ask_predictions(
+                channel, self.name, ids, scores=scores, latents=latents, trees=trees
+            )
+        told = serving.ask(channel, self.name, ids, self.deals)
+        nothing = np.zeros((len(ids), 0))
+        return Reply(
+            known=told.known, scores=told.scores, trees=nothing, latents=np.zeros((0, len(ids), 0))
+        )
+
     def end(self) -> None:
         """Have every party forget what only training needs, the active party included."""
         self.session.end_fit()
@@ -186,7 +230,12 @@ class NewRows:
 
 
 def look_up(
-    coalition: Coalition, *, scores: bool, latents: bool, trees: Sequence[bool] | None = None
+    coalition: Coalition,
+    *,
+    scores: bool,
+    latents: bool,
+    trees: Sequence[bool] | None = None,
+    servings: Sequence[Serving | None] | None = None,
 ) -> NewRows:
     """Ask all parties about the rows of the coalition's table.
 
@@ -198,6 +247,8 @@ def look_up(
         What is wanted of the other parties.
     trees : sequence of bool, optional
         Of which of them the scores of its trees are wanted; of none by default.
+    servings : sequence of (Serving or None), optional
+        What asks each of them under protection; in the clear by default.
 
     Returns
     -------
@@ -208,10 +259,11 @@ def look_up(
     columns, own = coalition.session.features.read(coalition.table, ids)
     wanted = [False] * len(coalition.channels) if trees is None else trees
     replies: list[Reply | None] = []
-    for channel, of_trees in zip(coalition.channels, wanted, strict=True):
+    hidden = [None] * len(coalition.channels) if servings is None else servings
+    for party, (serving, of_trees) in enumerate(zip(hidden, wanted, strict=True), start=1):
         try:
-            reply = ask_predictions(
-                channel, coalition.name, ids, scores=scores, latents=latents, trees=of_trees
+            reply = coalition.ask(
+                party, ids, serving, scores=scores, latents=latents, trees=of_trees
             )
         except (PartyUnreachable, SessionExpired) as error:
             coalition.on_missing(error, len(ids))

@@ -28,6 +28,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedtl.exceptions import PartyError
+from fedtl.federation import opened
 from fedtl.learning.canonical import whitening
 from fedtl.learning.liu import (
     Means,
@@ -38,8 +39,8 @@ from fedtl.learning.liu import (
     labels_about_zero,
     prototypes_of,
 )
-from fedtl.protocols.moments import ProtectedExchange, fold_moments, fold_scores
-from fedtl.protocols.predict import ask_predictions
+from fedtl.protocols.moments import fold_moments, fold_scores
+from fedtl.protocols.restraint import ProtectedExchange
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.linear import Linear
 from fedtl.solvers.pair import Pair
@@ -164,14 +165,15 @@ def _serve(coalition: Coalition, problem: Problem, model: TargetModel, rows: Sou
     coefficients[0] += middle
     held_out = np.zeros_like(problem.target)
     channel = coalition.channels[0]
-    coalition.moments.keep(channel, coalition.name, coefficients)
+    serving = coalition.moments.keep(channel, coalition.name, coefficients)
+    opened(channel.name, "moments.coefficients", coefficients=coefficients)
     ids = coalition.session.ids[known]
-    reply = ask_predictions(channel, coalition.name, ids, scores=True, latents=False)
-    held_out[known] = reply.scores
+    held_out[known] = coalition.ask(_TARGET, ids, serving, scores=True, latents=False).scores
     shared = problem.rows(ACTIVE, _TARGET)
     scores = (held_out[shared] - middle) / scale
     held_out[shared] = middle + scale * model.left_out(scores, rows)
     nothing, zero = np.empty((0, n_outputs)), np.zeros(n_outputs)
     alone = Linear(coefficients, coefficients[None], nothing, nothing[None], zero, zero[None])
     no_directions = np.empty((1 + coalition.session.features.encoding_.width, 0))
-    return Pair(None, alone, 0.0, no_directions, np.zeros_like(held_out), held_out)
+    nowhere = np.zeros_like(held_out)
+    return Pair(None, alone, 0.0, no_directions, nowhere, held_out, serving=serving)

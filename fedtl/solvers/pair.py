@@ -26,6 +26,7 @@ from fedtl.learning.trees import trees_can_learn
 from fedtl.parties import Session
 from fedtl.protocols.assistance import ask_assistance
 from fedtl.protocols.moments import ask_scores, fold_moments, fold_scores
+from fedtl.protocols.serving import Serving
 from fedtl.solvers.anchor import Anchor
 from fedtl.solvers.coalition import Coalition
 from fedtl.solvers.distillation import distil
@@ -55,6 +56,8 @@ class Pair:
         Held-out scores of both models on labelled rows; zero where there are none.
     judged : Judged or None
         What sums say of them, where no held-out score was asked for.
+    serving : Serving or None
+        What asks the other party for scores of new rows, where it was not told its part.
     """
 
     joint: Linear | None
@@ -64,6 +67,7 @@ class Pair:
     held_out_joint: np.ndarray
     held_out_alone: np.ndarray
     judged: Judged | None = None
+    serving: Serving | None = None
 
     def without_evidence(self) -> Pair:
         """Return what serves new rows: held-out scores and models are left out."""
@@ -187,7 +191,8 @@ def fit_pair(
         )
         models = [alone] if judged.joint is None else [judged.joint, alone]
         kept = np.concatenate([model.other for model in models], axis=1)
-        coalition.moments.keep(channel, coalition.name, kept)
+        serving = coalition.moments.keep(channel, coalition.name, kept)
+        opened(channel.name, "moments.coefficients", coefficients=kept)
         opened(
             channel.name,
             "moments.held_out",
@@ -196,7 +201,7 @@ def fit_pair(
             held_out=np.concatenate([model.other_held_out for model in models], axis=2),
         )
         none = np.empty((0, problem.n_outputs))
-        return Pair(judged.joint, alone, 0.0, own_map, none, none, judged)
+        return Pair(judged.joint, alone, 0.0, own_map, none, none, judged, serving)
     pair = Pair(joint, alone, 0.0, own_map, np.empty(0), np.empty(0))
     return _with_scores(coalition, party, problem, pair, own)
 

@@ -18,16 +18,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 from fedtl.learning.network import Head, supervised_loss
 from fedtl.learning.training import Schedule, encode
 from fedtl.parties import Session
-from fedtl.privacy.keys import KEY_BYTES, derive, uniform
 from fedtl.protocols.latent import LocalTraining
 from fedtl.protocols.layers import LayerExchange
 from fedtl.protocols.predict import Reply, local_latents
+from fedtl.protocols.serving import Serving
 from fedtl.solvers.coalition import Coalition, NewRows
 from fedtl.solvers.latent import (
     LatentModel,
@@ -40,7 +39,6 @@ from fedtl.solvers.problem import ACTIVE, Problem
 
 _LEAST_VARIANCE = 0.01
 _TOWARDS_ONE = 0.01
-_NOISE = 0.5
 
 
 class LayerHead(Head):
@@ -86,9 +84,12 @@ class SharedLatentModel(LatentModel):
     ----------
     given : ndarray of shape (n_rows, n_parties, n_outputs), dtype float64
         Held-out scores of training rows by the other parties' layers; zero where there is none.
+    servings : list of Serving
+        What asks each other party for scores of new rows.
     """
 
     given: np.ndarray
+    servings: list[Serving]
 
     def see(self, rows: NewRows, session: Session) -> np.ndarray:
         """Return latents and scores of new rows; see :meth:`LatentModel.see`."""
@@ -100,7 +101,7 @@ class SharedLatentModel(LatentModel):
         return _beside(own, given)
 
     def scored(self, party: int, reply: Reply) -> np.ndarray:
-        """Return the scores of a party's layer for new rows: the party itself applies it.
+        """Return the scores of a party's layer for new rows, which nobody can read.
 
         Parameters
         ----------
@@ -114,7 +115,7 @@ class SharedLatentModel(LatentModel):
         ndarray of shape (n_rows, n_outputs), dtype float64
             Zero where the party does not know the row.
         """
-        return reply.latents[0]
+        return reply.scores
 
     def training_latents(
         self, coalition: Coalition, known: np.ndarray, rows: np.ndarray
@@ -196,10 +197,13 @@ def fit_shared_latent(
         The active party's part; the other parties keep their layers.
     """
     given = np.zeros((len(problem.known), problem.n_parties, problem.n_outputs))
+    servings = []
     for party in range(1, problem.n_parties):
         rows = problem.rows(party)
-        given[rows, party] = _train_layer(coalition, party, problem, rows, exchange)
-    return train_on_scores(coalition, problem, given, training, on_step)
+        given[rows, party], serving = _train_layer(coalition, party, problem, rows, exchange)
+        servings.append(serving)
+    model = train_on_scores(coalition, problem, given, training, on_step)
+    return replace(model, servings=servings)
 
 
 def train_on_scores(
@@ -252,19 +256,18 @@ def train_on_scores(
         if on_step(step, losses[-1]):
             break
     own.finish()
-    model = SharedLatentModel(own.encoder, head.double(), training.task, losses, given)
+    model = SharedLatentModel(own.encoder, head.double(), training.task, losses, given, [])
     head.scale = _weights(coalition, problem, model)
     return model
 
 
 def _train_layer(
     coalition: Coalition, party: int, problem: Problem, rows: np.ndarray, exchange: LayerExchange
-) -> np.ndarray:
-    """Train one party's layer on what the labels differ from their mean; return held-out scores.
+) -> tuple[np.ndarray, Serving]:
+    """Train one party's layer on what the labels differ from their mean.
 
-    They are log odds, roughly: a step by the mean curvature of the loss, or standardised targets.
-    The layer that the party keeps is of residuals with noise, as if a fifth of the rows were
-    missing: without it, labels of two values could be solved for, as integers, from few numbers.
+    Return held-out scores, and what asks for those of new rows. They are log odds, roughly: a step
+    by the mean curvature of the loss, or standardised targets.
     """
     layer = exchange.layer(
         coalition.channels[party - 1],
@@ -274,9 +277,7 @@ def _train_layer(
         n_folds=problem.n_folds,
     )
     residual = log_odds_residual(problem, rows)
-    scores = layer.scores(residual)
-    layer.keep(residual + _NOISE * residual.std(axis=0) * _normal(problem, party, residual.shape))
-    return scores
+    return layer.scores(residual), layer.keep(residual)
 
 
 def log_odds_residual(problem: Problem, rows: np.ndarray) -> np.ndarray:
@@ -300,14 +301,6 @@ def log_odds_residual(problem: Problem, rows: np.ndarray) -> np.ndarray:
     if problem.task != "regression":
         residual = residual / np.maximum(mean * (1.0 - mean), _LEAST_VARIANCE)
     return np.asarray(residual)
-
-
-def _normal(problem: Problem, party: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal numbers from the seed of the folds, which is not told either."""
-    seed = problem.seed if problem.fold_seed is None else problem.fold_seed
-    secret = derive(seed.to_bytes(KEY_BYTES, "little"), f"shared_latent noise {party}")
-    quantiles = uniform(secret, "normal", shape) >> np.uint64(12)
-    return np.asarray(ndtri((quantiles.astype(np.float64) + 0.5) / 2.0**52))
 
 
 def _weights(coalition: Coalition, problem: Problem, model: SharedLatentModel) -> Tensor:

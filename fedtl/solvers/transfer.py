@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +16,7 @@ from fedtl.protocols.latent import Plan
 from fedtl.protocols.layers import LayerExchange
 from fedtl.protocols.private_latent import PrivateLatent
 from fedtl.protocols.private_moments import PrivateMoments
+from fedtl.protocols.serving import Serving
 from fedtl.solvers.anchor import Anchor, fit_anchor
 from fedtl.solvers.coalition import Coalition, look_up
 from fedtl.solvers.judge import Judge
@@ -32,7 +33,7 @@ from fedtl.solvers.pair import Pair, fit_pair
 from fedtl.solvers.private_latent import fit_private_latent
 from fedtl.solvers.private_pair import decide_privately, fit_private_pair
 from fedtl.solvers.problem import ACTIVE, Problem
-from fedtl.solvers.shared_latent import LayerHead, fit_shared_latent
+from fedtl.solvers.shared_latent import LayerHead, SharedLatentModel, fit_shared_latent
 from fedtl.solvers.subsets import (
     Decisions,
     Experts,
@@ -168,7 +169,11 @@ class TransferModel:
         latents = latents and self.latent is not None
         moments = scores and any(pair is not None for pair in self.pairs)
         trees = [moments and pair is not None and pair.tree_share > 0 for pair in self.pairs]
-        rows = look_up(coalition, scores=moments, latents=latents, trees=trees)
+        servings: Sequence[Serving | None]
+        servings = [None if pair is None else pair.serving for pair in self.pairs]
+        if latents and isinstance(self.latent, SharedLatentModel) and self.latent.servings:
+            servings = self.latent.servings
+        rows = look_up(coalition, scores=moments, latents=latents, trees=trees, servings=servings)
         anchor = np.zeros((len(rows.known), len(self.prior)))
         start = anchor.copy()
         if scores:

@@ -236,8 +236,8 @@ def test_a_fit_takes_one_exchange_of_sums_and_one_of_scores(rows):
     kinds = {row["kind"] for row in model.ledger_.rows() if row["direction"] == "sent"}
     assert kinds == {
         "session.open/1", "session.prepare/1", "session.end/1", "dealer.deal/1",
-        "shared_moments.key/1", "shared_moments.request/1", "shared_moments.keep/1",
-            "predict.request/1",
+        "shared_moments.key/1", "shared_moments.request/1",
+        "shared_predict.key/1", "shared_predict.request/1",
     }  # fmt: skip
     assert all(row["messages"] <= 2 for row in model.ledger_.rows())
 

@@ -44,7 +44,7 @@ def test_few_labels_with_their_components_and_students_are_protected_too(rows):
     clear = fit(made, unlabeled=-1)
     protected = fit(made, unlabeled=-1, privacy="sharing")
     assert_allclose(scores(protected, made.X), scores(clear, made.X), atol=1e-4)
-    assert protected.report_.rounds > clear.report_.rounds
+    assert protected.report_.rounds >= clear.report_.rounds
 
 
 def test_fewer_directions_are_asked_for_where_all_of_them_would_give_rows_away(rows):
@@ -92,7 +92,7 @@ def test_serializing_changes_neither_predictions_nor_counted_bytes(rows):
 def test_no_moment_and_no_held_out_model_crosses_in_the_clear(rows):
     fitted = fit(rows(), privacy="sharing")
     kinds = {row["kind"]: row["protection"] for row in fitted.ledger_.rows()}
-    assert {kind for kind in kinds if kind.startswith("moments.")} == {"moments.kept/1"}
+    assert not [kind for kind in kinds if kind.startswith("moments.")]
     assert not [kind for kind in kinds if "score" in kind]
     assert {p for kind, p in kinds.items() if kind.startswith("shared_moments.re")} == {"shares"}
     assert "protection" in str(fitted.report_)

@@ -21,7 +21,7 @@ from fedtl.persistence import load, save
 from fedtl.privacy import DifferentialPrivacy, PrivacyBudget
 from fedtl.privacy.accounting import Gaussian, epsilon_of
 from fedtl.protocols import ANSWERS, private_latent
-from fedtl.protocols.layers import LAYER
+from fedtl.protocols.predict import PROJECTION
 from fedtl.protocols.private_latent import PrivateLatent
 from fedtl.protocols.session import open_session
 from fedtl.solvers.private_latent import expected_latents
@@ -144,7 +144,7 @@ def test_noise_of_the_latents_is_that_of_their_bound_and_of_what_was_paid(seeded
     exchange = asked(channel, np.arange(len(X)))
     latents, second_moments, noise = exchange.told("shop", np.arange(len(X)))
     session = channel._service.session("s")
-    projection = session.state[LAYER]
+    projection = session.state[PROJECTION]
     clean = np.concatenate([projection.scores(p) for _, p in session.encoded(np.arange(3000))])
     multiplier = budget.entries()[0]["noise_multiplier"]
     assert epsilon_of([Gaussian(multiplier)], 1e-5) <= 2.0

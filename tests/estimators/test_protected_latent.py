@@ -61,7 +61,8 @@ def test_a_model_under_encryption_is_the_one_under_shares(rows, task, n_parties)
     np.testing.assert_allclose(encrypted.transform(made.X), shares.transform(made.X), atol=1e-9)
     told = {row["kind"]: row["protection"] for row in encrypted.ledger_.rows()}
     assert {k for k, p in told.items() if p == "paillier"} == {
-        f"protected_latent.{name}/1" for name in ("score", "scores", "layer", "masked")
+        *[f"protected_latent.{name}/1" for name in ("score", "scores", "layer")],
+        "protected_predict.scores/1",
     }
     assert not [kind for kind in told if kind.startswith(("latent.", "shared_", "dealer."))]
     assert "paillier" in set(encrypted.report_.to_frame("messages")["protection"])

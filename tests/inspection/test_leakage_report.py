@@ -87,9 +87,8 @@ def test_what_is_opened_of_protected_joint_training_is_attacked(cancer):
     )
     report = leakage_report(clf, cancer.data, cancer.target)
     tried = {f.number: f for f in report.findings if f.applies}
-    assert set(tried) == {"3", "3b", "4", "5b"}
-    assert tried["4"].source.startswith("shared_latent.layer")
-    assert tried["3b"].score.value > 0.9  # the layer is solved for residuals
+    assert set(tried) == {"3", "5b"}  # the party has no part of the model to work on
+    assert tried["5b"].in_use.value > 0.0
     # Masks come from the operating system: chance it is, and not the same chance in each run.
     assert all(f.score.value < 0.65 for f in report.findings if f.number == "3")
 

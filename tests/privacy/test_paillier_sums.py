@@ -81,7 +81,7 @@ def test_many_numbers_are_multiplied_a_few_at_a_time(key, ciphertexts, monkeypat
     monkeypatch.setattr(paillier_sums, "_TABLES", 8)
     monkeypatch.setattr(paillier_sums, "n_workers", lambda work: n_processes)
     monkeypatch.setattr(paillier_sums, "in_processes", lambda function, calls: counted(calls))
-    matrix = RNG.integers(-(2**17), 2**17, (N, 3))
+    matrix = RNG.integers(-(2**17), 2**17, (N, 9))
     products = combine(key.public, ciphertexts, matrix, 18)
     np.testing.assert_array_equal(decrypted(key, products), matrix.T @ TARGETS)
     assert made == {1: [[8]] * 5, 2: [[8, 8], [8, 8], [4, 4]]}[n_processes]

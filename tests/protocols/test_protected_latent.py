@@ -4,8 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fedtl import Encoder
 from fedtl.exceptions import PartyError, PolicyRefusal
@@ -13,23 +11,12 @@ from fedtl.federation import InProcessChannel, Ledger, record_transcript
 from fedtl.learning.whitening import Whitening
 from fedtl.parties import PartyService, Policy, Table
 from fedtl.privacy import FixedPointError
-from fedtl.privacy.paillier import Slots
+from fedtl.privacy.packing import Layout
 from fedtl.protocols import ANSWERS
 from fedtl.protocols.dealer import Dealer, Deals
-from fedtl.protocols.layers import LAYER, LayerExchange
+from fedtl.protocols.layers import LayerExchange
 from fedtl.protocols.moments import CLEAR
-from fedtl.protocols.predict import ask_predictions
-from fedtl.protocols.protected_latent import (
-    Keep,
-    Kept,
-    Layer,
-    Masked,
-    Ready,
-    Score,
-    Scores,
-    _filled,
-    _Layout,
-)
+from fedtl.protocols.protected_latent import Kept, Layer, Ready, Score, Scores
 from fedtl.protocols.protected_moments import ProtectedMoments
 from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.protocols.shared_latent import SharedLatent
@@ -56,7 +43,7 @@ def encrypted(exchange):
     """Residuals of one output."""
     service = PartyService("shop", Table(RNG.normal(size=(60, 3))), Encoder(), ANSWERS)
     layer = begun(exchange, opened(InProcessChannel(service, Ledger())))
-    return layer._encrypted(np.arange(N)[:, None], _Layout.of_key(exchange._key.public, 1))
+    return layer._encrypted(np.arange(N)[:, None], Layout.of_key(exchange._key.public, 1))
 
 
 def opened(border):
@@ -106,27 +93,25 @@ def test_scores_are_those_of_a_layer_without_the_fold_and_those_under_shares(exc
     np.testing.assert_array_equal(scores, under_shares(opened(shop)).scores(RESIDUALS))
 
 
-@pytest.mark.parametrize("n_outputs", [1, 40])
-def test_the_party_keeps_the_layer_of_all_rows_which_is_the_one_under_shares(
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_the_party_keeps_the_layer_of_all_rows_encrypted_and_it_is_the_one_under_shares(
     exchange, shop, n_outputs
 ):
-    """With 40 outputs, a row takes two ciphertexts of 31 slots."""
     residuals = np.random.default_rng(0).normal(size=(N, n_outputs))
-    state = shop._service.sessions["s"].state
-    begun(exchange, shop).keep(residuals)
-    weights = state[LAYER].weights
+    serving = begun(exchange, shop).keep(residuals)
     trained, own = features(shop)
-    np.testing.assert_allclose(weights, trained.T @ residuals, atol=1e-4)
     end_session(shop, "s")
-    reply = ask_predictions(shop, "s", np.arange(60), scores=False, latents=True)
-    np.testing.assert_allclose(reply.latents[0][reply.known], own @ weights, rtol=1e-9)
-    assert not reply.latents[0][~reply.known].any()
-    under_shares(opened(shop)).keep(residuals)
-    np.testing.assert_array_equal(weights, shop._service.sessions["s"].state[LAYER].weights)
+    told = serving.ask(shop, "s", np.arange(60), None)
+    expected = own @ (trained.T @ residuals)
+    np.testing.assert_allclose(told.scores[told.known], expected, atol=1e-4)
+    assert not told.scores[~told.known].any()
+    other = under_shares(opened(shop)).keep(residuals)
+    deals = Deals(InProcessChannel(Dealer(), Ledger()))
+    np.testing.assert_array_equal(told.scores, other.ask(shop, "s", np.arange(60), deals).scores)
 
 
 def test_more_outputs_than_slots_take_several_ciphertexts_a_row(exchange, shop, monkeypatch):
-    monkeypatch.setattr("fedtl.protocols.protected_latent._SLOT_BITS", 700)  # two of them
+    monkeypatch.setattr("fedtl.privacy.packing.SLOT_BITS", 700)  # two of them
     residuals, (trained, _) = np.column_stack([RESIDUALS, RNG.normal(size=N)]), features(shop)
     scores = begun(exchange, shop).scores(residuals)
     i = FOLD == 0
@@ -154,12 +139,7 @@ def test_a_transcript_has_what_either_side_opens_and_not_what_the_other_does(exc
     (told,) = transcript.openings("shop", "shared_latent.scores")
     np.testing.assert_array_equal(told["rows"], ROWS)
     np.testing.assert_array_equal(told["scores"], scores)
-    (kept,) = transcript.openings("shop", "shared_latent.layer", holder="shop")
-    (solved,) = transcript.openings("shop", "latent.layer_gradient", holder="shop")
-    trained, _ = features(shop)
-    np.testing.assert_allclose(solved["gradient"], trained.T @ RESIDUALS, atol=1e-4)
-    np.testing.assert_allclose(kept["scores"], solved["inputs"] @ solved["gradient"])
-    assert len(transcript.openings("shop", "shared_latent.layer")) == 0
+    assert not [e for e in transcript.events if getattr(e, "holder", "") == "shop"]
 
 
 def came(crossed, kind):
@@ -174,68 +154,6 @@ def test_equal_residuals_are_encrypted_differently_and_scores_are_randomised_ane
     assert len({c.tobytes() for c in request.ciphertexts}) == N
     first, second = (shop.ask(request, Scores).ciphertexts for _ in range(2))
     assert not (first == second).all(axis=2).any()
-
-
-@given(
-    st.sampled_from([2048, 3072, 4096]),
-    st.integers(1, 140),
-    st.integers(1, 70),
-    st.integers(0, 2**32 - 1),
-)
-def test_numbers_come_out_of_ciphertexts_as_they_were_put_in(bits, n_outputs, n_items, seed):
-    """Whatever lies beside them: an output read at another row's place is another model."""
-    layout = _Layout(Slots.of_key(bits, 64), n_outputs)
-    rng = np.random.default_rng(seed)
-    items = rng.integers(-(2**63) + 1, 2**63, (n_items, n_outputs))
-    columns = range(0, n_outputs, layout.together)
-    by_part = [items[:, first : first + layout.together] for first in columns]
-    groups = [
-        sum(
-            layout.slots.pack(row.tolist()) << (64 * layout.together * i)
-            for i, row in enumerate(part[first : first + layout.at_once])
-        )
-        for part in by_part
-        for first in range(0, n_items, layout.at_once)
-    ]
-    assert len(groups) == layout.n_parts * layout.n_groups(n_items)
-    np.testing.assert_array_equal(layout.read(groups, n_items), items)
-
-
-def test_slots_that_hold_no_score_are_random(exchange, shop):
-    """Else a side that lies about what it encrypted reads more bits in the last ciphertext."""
-    layer = begun(exchange, shop)
-    training = shop._service.sessions["s"].state["protected_latent.training"]
-    layout = _Layout.of_key(training.public, 2)
-    assert (layout.slots.count, layout.at_once) == (31, 15)
-    nothing = [training.public.encrypt(0, 1)] * 2  # of 17 items
-    numbers = [
-        layout.slots.unpack(n) for n in layer._key.decrypt(_filled(training, layout, nothing, 17))
-    ]
-    assert numbers[0][:30] == [0] * 30
-    assert numbers[1][:4] == [0] * 4
-    random = [abs(number) for number in [numbers[0][30], *numbers[1][4:]]]
-    assert min(random) > 2**40
-    assert len(set(random)) == 28
-
-
-def test_the_masked_layer_says_nothing_whatever_was_encrypted(exchange, shop, crossed):
-    """It is uniform modulo the key: as a number above and below any bit, and not twice the same."""
-    layer = begun(exchange, shop)
-    layer.keep(np.zeros((N, 1)))
-    (request,), (keep,) = came(crossed, Layer), came(crossed, Keep)
-    begun(exchange, shop)
-    numbers = [keep.masked]
-    for _ in range(30):
-        masked = shop.ask(request, Masked).ciphertexts
-        numbers.append(np.array(layer._decrypted(masked, _Layout.of_key(layer._key.public, 1), 5)))
-    assert len({str(n) for n in numbers}) == 31
-    largest = int(layer._key.public.n) // 2
-    places = np.array([int(n[0]) * 1000 // largest for n in numbers[1:]])
-    low = np.array([int(n[0]) & 1 for n in numbers[1:]])
-    # One of the bounds is missed once in 10**8 draws of 30.
-    assert np.abs(places).max() > 500
-    assert places.min() < 0 < places.max()
-    assert 0 < low.mean() < 1
 
 
 def test_what_the_party_sees_beside_ciphertexts_does_not_depend_on_labels(exchange, shop, crossed):
@@ -307,7 +225,7 @@ def test_a_malformed_request_is_refused(exchange, shop, encrypted, changed, said
     if "half" not in said:
         layer = Layer(session="s", n_outputs=1, ciphertexts=encrypted)
         with pytest.raises(PartyError, match=said):
-            shop.ask(dataclasses.replace(layer, **changed), Masked)
+            shop.ask(dataclasses.replace(layer, **changed), Kept)
 
 
 @pytest.mark.parametrize(
@@ -372,53 +290,15 @@ def test_numbers_of_features_that_make_no_sense_are_refused(
         begun(exchange, shop)
 
 
-def bit(at, value):
-    return np.where(np.arange(256) == at, value, 0).astype(np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (lambda keep: {"masked": keep.masked[:, :0]}, "were expected"),
-        (lambda keep: {"masked": keep.masked[..., 1:]}, "were expected"),
-        (lambda keep: {"masked": keep.masked ^ bit(255, 1)}, None),
-        (lambda keep: {"masked": keep.masked ^ 64}, "is refused: a"),
-        (lambda keep: {"masked": keep.masked ^ bit(250, 64)}, "beyond its bound"),
-        (lambda keep: {"masked": np.full_like(keep.masked, 255)}, "is refused: a"),
-        (lambda keep: {"fraction_bits": 63}, "63 fraction bits make no sense"),
-        (lambda keep: {"fraction_bits": -1}, "-1 fraction bits make no sense"),
-    ],
-)
-def test_a_layer_that_is_none_is_not_kept(exchange, shop, crossed, spoil, said):
-    """Other numbers than were sent leave their bounds; a last bit is the asking side's choice."""
-    layer = begun(exchange, shop)
-
-    def keep(request, reply, ask=shop.ask):
-        if isinstance(request, Keep):
-            request = dataclasses.replace(request, **spoil(request))
-        return ask(request, reply)
-
-    shop.ask = keep
-    try:
-        if said is None:
-            layer.keep(RESIDUALS)
-        else:
-            with pytest.raises(PartyError, match=f"'shop': .*{said}"):
-                layer.keep(RESIDUALS)
-    finally:
-        del shop.ask
-    assert (LAYER in shop._service.sessions["s"].state) == (said is None)
-
-
-def test_a_layer_is_made_before_it_is_kept(exchange, shop):
-    begun(exchange, shop)
-    keep = Keep(session="s", fraction_bits=10, masked=np.zeros((1, 1, 256), dtype=np.uint8))
-    with pytest.raises(PartyError, match="'shop': a layer was to be kept before"):
-        shop.ask(keep, Kept)
-    end_session(shop, "s")
-    opened(shop)
+def test_a_layer_is_kept_in_its_training_only(exchange, shop, encrypted):
+    layer = Layer(session="s", n_outputs=1, ciphertexts=encrypted)
     with pytest.raises(PartyError, match="'shop': no encrypted joint training is under way"):
-        shop.ask(keep, Kept)
+        shop.ask(layer, Kept)
+    begun(exchange, shop).keep(RESIDUALS)
+    with pytest.raises(PartyError, match="'shop': no encrypted joint training is under way"):
+        shop.ask(layer, Kept)
+    with pytest.raises(PartyError, match="'shop': 9 scores of each row .* its 5 features"):
+        begun(exchange, shop).keep(np.ones((N, 9)))
 
 
 def test_residuals_that_do_not_fit_are_refused_before_they_are_sent(exchange, shop, crossed):
@@ -436,7 +316,7 @@ def test_the_ledger_tells_what_is_encrypted(exchange, shop):
     layer.keep(RESIDUALS)
     told = {row["kind"]: row["protection"] for row in shop._ledger.rows()}
     assert {k for k, p in told.items() if p == "paillier"} == {
-        f"protected_latent.{name}/1" for name in ("score", "scores", "layer", "masked")
+        f"protected_latent.{name}/1" for name in ("score", "scores", "layer")
     }
 
 

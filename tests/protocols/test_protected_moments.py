@@ -12,8 +12,9 @@ from fedtl.parties import PartyService, Policy, Table
 from fedtl.privacy import FixedPointError
 from fedtl.protocols import ANSWERS
 from fedtl.protocols.moments import ask_moments
-from fedtl.protocols.protected_moments import ProtectedMoments, Reply, Request
-from fedtl.protocols.session import open_session, prepare_session
+from fedtl.protocols.protected_moments import Keep, Kept, ProtectedMoments, Reply, Request
+from fedtl.protocols.protected_predict import SEALED
+from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.wire import decode
 
 pytest.importorskip("gmpy2", reason="Paillier encryption needs the extra paillier")
@@ -75,14 +76,38 @@ def test_a_rotated_encoding_is_rotated_under_encryption(block, exchange, monkeyp
     np.testing.assert_allclose(cross, expected, atol=1e-3)
 
 
-def test_coefficients_are_kept_under_its_own_protocol(block, exchange):
-    """A party that answers protected moments alone is served by them too."""
-    policy = Policy(protocols=frozenset({"session", "protected_moments", "predict"}))
-    service = PartyService("shop", Table(block), Encoder(), ANSWERS, policy=policy)
-    border = InProcessChannel(service, Ledger())
-    kept = RNG.normal(size=(1 + begin(border), 2))
-    exchange.keep(border, "s", kept)
-    np.testing.assert_array_equal(service.sessions["s"].state["fitted.coefficients"], kept)
+def test_coefficients_that_do_not_fit_are_refused(shop, exchange, crossed):
+    width = begin(shop)
+    kept = RNG.normal(size=(1 + width, 2))
+    with pytest.raises(PartyError, match=f"'shop': coefficients for {width} columns were sent"):
+        exchange.keep(shop, "s", kept[1:])
+    crossed.clear()
+    with pytest.raises(FixedPointError, match="scale the target down"):
+        exchange.keep(shop, "s", kept * 1e8)
+    assert not crossed
+    end_session(shop, "s")
+    with pytest.raises(PartyError, match="'shop': no fit is under way"):
+        exchange.keep(shop, "s", kept)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"key": np.full(128, 255, dtype=np.uint8)}, "'shop': .*1024 bits"),
+        ({"ciphertexts": lambda c: c * 0 + 255}, "out of range"),
+        ({"ciphertexts": lambda c: c[..., 1:]}, "512 bytes"),
+        ({"n_outputs": 0}, "at least one"),
+        ({"n_outputs": 32}, "were expected"),
+    ],
+)
+def test_malformed_coefficients_are_refused(shop, exchange, crossed, changed, said):
+    exchange.keep(shop, "s", RNG.normal(size=(1 + begin(shop), 2)))
+    (request,) = [decode(data) for _, kind, data in crossed if kind == Keep.kind]
+    values = {k: v(getattr(request, k)) if callable(v) else v for k, v in changed.items()}
+    begin(shop)
+    with pytest.raises(PartyError, match=said):
+        shop.ask(dataclasses.replace(request, **values), Kept)
+    assert SEALED not in shop._service.sessions["s"].state
 
 
 def requests(crossed):
@@ -182,7 +207,7 @@ def test_policies_bind_protected_moments_too(block, exchange):
 
     with pytest.raises(PolicyRefusal, match="15 rows"):
         exchange.ask_moments(border(min_rows=16), "s", ROWS, **MOMENTS)
-    only = border(protocols=frozenset({"session", "protected_moments"}))
+    only = border(protocols=frozenset({"session", "protected_moments", "protected_predict"}))
     exchange.ask_moments(only, "s", ROWS, **MOMENTS)
     with pytest.raises(PolicyRefusal, match="'moments'"):
         ask_moments(only, "s", ROWS, **MOMENTS)

@@ -14,9 +14,9 @@ from fedtl.parties import PartyService, Policy, Table
 from fedtl.privacy import FixedPointError
 from fedtl.protocols import ANSWERS
 from fedtl.protocols.dealer import Dealer, Deals
-from fedtl.protocols.predict import ask_predictions
 from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.protocols.shared_latent import Layer, Masked, Score, Scores, SharedLatent
+from fedtl.protocols.shared_predict import SHARE
 from fedtl.wire import decode
 
 FOLDS, N = 3, 45
@@ -67,15 +67,25 @@ def test_scores_are_those_of_a_layer_without_the_fold(shop):
         np.testing.assert_allclose(scores[i], expected, atol=1e-4)
 
 
-def test_the_party_keeps_the_layer_of_all_rows_for_new_ones(shop):
+def test_the_layer_of_all_rows_stays_two_shares_that_score_new_rows(shop):
     layer = begun(shop)
-    layer.keep(RESIDUALS)
+    serving = layer.keep(RESIDUALS)
     trained, own = features(shop)
     end_session(shop, "s")
-    reply = ask_predictions(shop, "s", np.arange(60), scores=False, latents=True)
+    deals = Deals(InProcessChannel(Dealer(), Ledger()))
+    told = serving.ask(shop, "s", np.arange(60), deals)
     expected = own @ (trained.T @ RESIDUALS)
-    np.testing.assert_allclose(reply.latents[0][reply.known], expected, atol=1e-4)
-    assert not reply.latents[0][~reply.known].any()
+    np.testing.assert_allclose(told.scores[told.known], expected, atol=1e-4)
+    assert not told.scores[~told.known].any()
+    # Either share says nothing: it is as large as the ring, whatever the residuals.
+    share = shop._service.sessions["s"].state[SHARE].share
+    for held in (share, serving.factor):
+        assert np.abs(held.view(np.int64)).astype(float).mean() > 2.0**60
+
+
+def test_a_final_layer_of_too_many_outputs_is_refused(shop):
+    with pytest.raises(PartyError, match="'shop': 9 scores of each row .* its 5 features"):
+        begun(shop).keep(np.ones((N, 9)))
 
 
 def test_a_transcript_has_what_either_side_opens_and_not_what_the_other_does(shop):
@@ -87,13 +97,7 @@ def test_a_transcript_has_what_either_side_opens_and_not_what_the_other_does(sho
     (told,) = transcript.openings("shop", "shared_latent.scores")
     np.testing.assert_array_equal(told["rows"], ROWS)
     np.testing.assert_array_equal(told["scores"], scores)
-    (kept,) = transcript.openings("shop", "shared_latent.layer", holder="shop")
-    (solved,) = transcript.openings("shop", "latent.layer_gradient", holder="shop")
-    trained, _ = features(shop)
-    np.testing.assert_allclose(solved["inputs"], trained, atol=1e-5)
-    np.testing.assert_allclose(solved["gradient"], trained.T @ RESIDUALS, atol=1e-4)
-    np.testing.assert_allclose(kept["scores"], solved["inputs"] @ solved["gradient"])
-    assert len(transcript.openings("shop", "shared_latent.layer")) == 0
+    assert not [e for e in transcript.events if getattr(e, "holder", "") == "shop"]
 
 
 def test_features_are_a_hat_matrix_within_their_bound():
@@ -203,12 +207,14 @@ def test_a_dealer_that_deals_wrong_numbers_is_found_out(shop, wrong):
         begun(shop, WrongDealer(wrong)).scores(RESIDUALS)
 
 
-def test_a_dealer_that_deals_wrong_numbers_for_the_last_layer_is_found_out_by_the_party(shop):
-    # Nobody else sees this layer before it predicts.
-    layer = begun(shop, WrongDealer(3))
+@pytest.mark.parametrize("wrong", [3, 4])
+def test_a_dealer_that_deals_wrong_numbers_for_the_last_layer_is_found_out(shop, wrong):
+    """When it predicts, as nobody sees this layer before, or ever."""
+    layer = begun(shop, WrongDealer(wrong))
     layer.scores(RESIDUALS)
-    with pytest.raises(PartyError, match="'shop': the shares of its layer do not add up"):
-        layer.keep(RESIDUALS)
+    serving = layer.keep(RESIDUALS)
+    with pytest.raises(PartyError, match="'shop': its shares .* do not add up"):
+        serving.ask(shop, "s", np.arange(60), layer._deals)
 
 
 def test_a_layer_is_trained_before_it_scores_or_is_kept(shop):

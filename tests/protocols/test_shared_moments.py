@@ -12,9 +12,8 @@ from fedtl.federation import InProcessChannel, Ledger
 from fedtl.parties import PartyService, Policy, Table
 from fedtl.privacy import FixedPointError
 from fedtl.protocols import ANSWERS
-from fedtl.protocols.dealer import Deal, Dealer, Dealt
+from fedtl.protocols.dealer import Deal, Dealer, Deals, Dealt
 from fedtl.protocols.moments import ask_moments, ask_scores
-from fedtl.protocols.predict import ask_predictions
 from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.protocols.shared_moments import Reply, Request, SharedMoments
 from fedtl.wire import decode
@@ -40,7 +39,8 @@ def shop(channel):
 
 
 def shared(border, dealer=None):
-    return SharedMoments(InProcessChannel(dealer or Dealer(), border._ledger, border._serialize))
+    dealer = InProcessChannel(dealer or Dealer(), border._ledger, border._serialize)
+    return SharedMoments(Deals(dealer))
 
 
 def with_policy(block, **bounds):
@@ -63,16 +63,18 @@ def test_a_fold_without_rows_sums_to_zero(shop):
     assert not gram[2:].any()
 
 
-def test_coefficients_are_kept_for_new_rows(shop):
+def test_coefficients_for_new_rows_do_not_cross(shop, crossed):
     width = begin(shop)
     kept = RNG.normal(size=(1 + width, 3))
-    shared(shop).keep(shop, "s", kept)
-    reply = ask_predictions(shop, "s", np.arange(60), scores=True, latents=False)
-    session = shop._service.sessions["s"]
-    encoded = np.concatenate([e for _, e in session.encoded(ROWS)])
-    np.testing.assert_allclose(reply.scores[ROWS], encoded @ kept[1:] + kept[0])
-    with pytest.raises(PartyError, match=f"coefficients for {width} columns were sent"):
-        shared(shop).keep(shop, "s", kept[1:])
+    exchange = shared(shop)
+    exchange.ask_moments(shop, "s", ROWS, **MOMENTS)
+    crossed.clear()
+    exchange.keep(shop, "s", kept)
+    assert not crossed
+    with pytest.raises(PartyError, match=f"coefficients for {width} columns were solved"):
+        exchange.keep(shop, "s", kept[1:])
+    with pytest.raises(FixedPointError, match="scale the numbers down"):
+        exchange.keep(shop, "s", kept * 1e15)
 
 
 def test_two_questions_in_one_session_have_masks_of_their_own(shop, crossed):
@@ -247,7 +249,7 @@ def test_a_policy_bounds_rows_of_a_sum_and_scores_of_a_row(block):
 
 
 def test_a_party_may_allow_shared_moments_and_refuse_clear_ones(block):
-    border, _ = with_policy(block, protocols=frozenset({"session", "shared_moments"}))
+    border, _ = with_policy(block, protocols=frozenset({"session", "shared_moments", "shared_predict"}))
     shared(border).ask_moments(border, "s", ROWS, **MOMENTS)
     with pytest.raises(PolicyRefusal, match="'moments'"):
         ask_moments(border, "s", ROWS, **MOMENTS)

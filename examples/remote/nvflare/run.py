@@ -27,7 +27,8 @@ from fedtl.server import AUDIT, verify
 
 PARTNERS = ("shop", "telecom")
 POLICY = """\
-protocols = ["alignment", "session", "moments", "protected_moments", "predict"]
+protocols = ["alignment", "session", "moments", "predict", "protected_moments",
+    "protected_predict"]
 min_rows = 20
 fits_per_day = 100
 min_intersection = 50"""

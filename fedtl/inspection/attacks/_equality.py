@@ -56,13 +56,12 @@ def equality_attack(scene: Scene) -> list[Finding]:
 
 def _in_use(scene: Scene, party: str) -> list[dict[str, np.ndarray]]:
     """What predictions of all rows would tell."""
-    predicted, kept = scene.predictions(party), scene.kept_coefficients(party)
-    if predicted is None or not kept:
+    predicted, coefficients = scene.predictions(party), scene.coefficients(party)
+    if predicted is None or coefficients is None:
         return []
     rows, scores = predicted
-    coefficients = next(iter(kept.values()))[None]
     folds = np.zeros(len(rows), dtype=np.int64)
-    return [{"rows": rows, "folds": folds, "held_out": coefficients, "scores": scores}]
+    return [{"rows": rows, "folds": folds, "held_out": coefficients[None], "scores": scores}]
 
 
 @dataclass(frozen=True, eq=False)

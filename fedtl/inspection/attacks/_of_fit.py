@@ -11,10 +11,12 @@ from sklearn.base import is_regressor
 from fedtl.alignment import canonical_ids
 from fedtl.federation import Federation, SimulatedParties, Transcript
 from fedtl.inspection.attacks._scene import Scene
+from fedtl.inspection.attacks._told import Batch
 from fedtl.inspection.attacks._updates import RowwiseScene
 from fedtl.learning.columns import as_columns, numeric_columns
 from fedtl.learning.targets import is_unlabeled
 from fedtl.parties import Table
+from fedtl.solvers.shared_latent import SharedLatentModel
 
 _MOST_LEVELS = 30
 
@@ -75,6 +77,7 @@ def scene_of_fit(
         columns={name: values for name, (values, _) in tables.items()},
         names={name: names for name, (_, names) in tables.items()},
         encoded=encoded,
+        predicted=_predicted(estimator, X),
         ids=_ids(estimator, X),
         most_ids=most_ids,
         seed=seed,
@@ -113,6 +116,20 @@ def rowwise_scene_of_fit(
         layout = local.shared
     names = [name for name in transcript.parties if (owners == name).any()]
     return RowwiseScene(transcript, {n: rows[owners == n] for n in names}, layout, seed), owners
+
+
+def _predicted(estimator: Any, X: Any) -> dict[str, Batch]:
+    """Ask for scores of all rows by layers that no side can read, as a prediction does."""
+    latent, services = estimator.model_.latent, estimator.services_
+    if not isinstance(latent, SharedLatentModel) or not isinstance(services, SimulatedParties):
+        return {}
+    coalition, found = estimator._to_predict(X), {}
+    ids = np.arange(len(coalition.table), dtype=np.int64)
+    for party, serving in enumerate(latent.servings, start=1):
+        reply = coalition.ask(party, ids, serving, scores=False, latents=True)
+        rows = np.flatnonzero(reply.known)
+        found[services.names[party - 1]] = rows, reply.scores[rows]
+    return found
 
 
 def _ids(estimator: Any, X: Any) -> list[bytes]:

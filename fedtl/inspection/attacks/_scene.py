@@ -32,6 +32,9 @@ class Scene:
         whose columns are not at hand is left out.
     encoded : mapping of str to ndarray of shape (n_rows, width)
         What each passive party's linear model sees of its columns.
+    predicted : mapping of str to (ndarray, ndarray)
+        Rows, and what the active party is told of them if it has them predicted, where the part of
+        the model that tells it is nobody's alone.
     names : mapping of str to sequence of str
         Names of the columns of `columns`, where they have any.
     ids : sequence of bytes
@@ -49,6 +52,7 @@ class Scene:
     labels: np.ndarray
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     encoded: Mapping[str, np.ndarray] = field(default_factory=dict)
+    predicted: Mapping[str, Batch] = field(default_factory=dict)
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ids: Sequence[bytes] = ()
     most_ids: Mapping[str, int | None] = field(default_factory=dict)
@@ -99,6 +103,23 @@ class Scene:
                 found[message.kind] = coefficients
         return found
 
+    def coefficients(self, party: str) -> np.ndarray | None:
+        """Return the coefficients by which the active party has a party's new rows scored.
+
+        Parameters
+        ----------
+        party : str
+            The passive party, whether or not it was given them.
+
+        Returns
+        -------
+        ndarray of shape (1 + width, n_outputs) or None
+            Constant one first; None where there are none, or the active party does not have them.
+        """
+        for solved in self.transcript.openings(party, "moments.coefficients"):
+            return solved["coefficients"]
+        return next(iter(self.kept_coefficients(party).values()), None)
+
     def predictions(self, party: str) -> Batch | None:
         """Return what the active party would be told if it had all rows predicted.
 
@@ -110,16 +131,15 @@ class Scene:
         Returns
         -------
         (ndarray, ndarray) or None
-            Rows and scores by the party's part of the model; None if it has none or its columns
-            are not at hand.
+            Rows and scores by the part of the model that is the party's; None if there is none or
+            its columns are not at hand.
         """
-        encoded = self.encoded.get(party)
-        for coefficients in self.kept_coefficients(party).values():
-            if encoded is not None:
-                rows = np.flatnonzero(~np.isnan(encoded).any(axis=1))
-                return rows, encoded[rows] @ coefficients[1:] + coefficients[0]
-        for layer in self.transcript.openings(party, "shared_latent.layer", holder=party):
-            return layer["rows"].astype(np.int64), layer["scores"]
+        if party in self.predicted:
+            return self.predicted[party]
+        encoded, coefficients = self.encoded.get(party), self.coefficients(party)
+        if encoded is not None and coefficients is not None:
+            rows = np.flatnonzero(~np.isnan(encoded).any(axis=1))
+            return rows, encoded[rows] @ coefficients[1:] + coefficients[0]
         for told in self.transcript.openings(party, "private_latent.clipped", holder=party):
             return told["rows"].astype(np.int64), told["latents"]
         return None
