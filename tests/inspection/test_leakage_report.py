@@ -55,11 +55,16 @@ def test_gradients_in_the_clear_leak_labels(latent):
     assert {f.number for f in latent.leaks} >= {"2", "3"}
 
 
-def test_shares_keep_targets_from_the_passive_party(cancer, moments):
+def test_under_shares_no_attack_learns_more_than_its_bound(cancer, moments):
     clf, clear = moments
     shared = leakage_report(clone(clf).set_params(privacy="sharing"), cancer.data, cancer.target)
     assert [f.source for f in clear.leaks if f.number == "3"] == ["moments.request/1: targets"]
-    assert [f for f in shared.leaks if f.number == "3"] == []
+    assert "4" in {f.number for f in clear.leaks}
+    assert shared.leaks == []
+    (completed,) = (f for f in shared.findings if f.number == "4")
+    assert completed.why == "the party is given no part of a model"
+    # What predictions would tell is known all the same.
+    assert all(f.in_use.value > 0.0 for f in shared.findings if f.number in ("5", "5b"))
 
 
 def test_no_score_of_a_training_row_is_told_and_what_predictions_tell_is_said(moments):

@@ -249,7 +249,9 @@ def test_a_policy_bounds_rows_of_a_sum_and_scores_of_a_row(block):
 
 
 def test_a_party_may_allow_shared_moments_and_refuse_clear_ones(block):
-    border, _ = with_policy(block, protocols=frozenset({"session", "shared_moments", "shared_predict"}))
+    border, _ = with_policy(
+        block, protocols=frozenset({"session", "shared_moments", "shared_predict"})
+    )
     shared(border).ask_moments(border, "s", ROWS, **MOMENTS)
     with pytest.raises(PolicyRefusal, match="'moments'"):
         ask_moments(border, "s", ROWS, **MOMENTS)
