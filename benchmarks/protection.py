@@ -234,6 +234,21 @@ def secure_aggregation(repeats: int) -> Iterator[str]:
     yield f"and of the aggregator, one member having dropped out: {np.median(taking_off):.3f} s"
 
 
+def predictions(repeats: int) -> Iterator[str]:
+    """What predicting rows takes by protection: milliseconds and bytes a row."""
+    data = _clients(1_000, _COLUMNS)
+    for privacy in ("none", "sharing", "paillier"):
+        fitted = _fit(data, privacy)
+        before = fitted.ledger_.n_bytes
+        n_times = 1 if privacy == "paillier" else repeats
+        took = [seconds(lambda fitted=fitted: fitted.predict(data.data)) for _ in range(n_times)]
+        n_bytes = (fitted.ledger_.n_bytes - before) / n_times / 1_000
+        yield (
+            f"{privacy:10s}{np.median(took):8.3f} ms a row of 1,000, {n_bytes:7,.0f} bytes a row, "
+            f"load {os.getloadavg()[0]:.1f}"
+        )
+
+
 def protection_bytes(repeats: int) -> Iterator[str]:
     """Bytes of one fit by protection; the same rows, columns and folds."""
     data = _clients(1_000, 4)
@@ -255,6 +270,7 @@ BENCHMARKS: dict[str, Callable[[int], Iterator[str]]] = {
     "latent-step": latent_step,
     "paillier": paillier,
     "paillier-latent": paillier_latent,
+    "predictions": predictions,
     "secure-aggregation": secure_aggregation,
     "protection-bytes": protection_bytes,
 }
