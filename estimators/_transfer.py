@@ -43,10 +43,12 @@ class FederatedTransferClassifier(ClassifierMixin, FederatedTransfer):
     privacy : {"auto", "none", "paillier", "sharing"}, Paillier or SecretSharing, default="auto"
         How what crosses between parties is protected: by packed Paillier encryption, or by secret
         shares with a dealer; ``solver="latent"`` then trains a layer on each other party's own
-        features. See :mod:`fedtl.privacy`. :class:`~fedtl.privacy.DifferentialPrivacy` adds noise
-        to the sums of ``"moments"``, or to the latents of ``"latent"``, which are then told once,
-        and four of them at most. "auto" is none where all parties are simulated in this process,
-        and encryption where they are remote. Under protection ``solver="auto"`` is ``"moments"``.
+        features. New rows are scored under the same protection, which takes some milliseconds a
+        row under encryption, and the dealer under shares. See :mod:`fedtl.privacy`.
+        :class:`~fedtl.privacy.DifferentialPrivacy` adds noise to the sums of ``"moments"``, or to
+        the latents of ``"latent"``, which are then told once, and four of them at most. "auto" is
+        none where all parties are simulated in this process, and encryption where they are remote.
+        Under protection ``solver="auto"`` is ``"moments"``.
         Where it matters, leave `random_state` None: folds follow the labels, and who guesses it
         learns labels from them.
     n_components : int, default=16
@@ -208,10 +210,12 @@ class FederatedTransferRegressor(RegressorMixin, FederatedTransfer):
     privacy : {"auto", "none", "paillier", "sharing"}, Paillier or SecretSharing, default="auto"
         How what crosses between parties is protected: by packed Paillier encryption, or by secret
         shares with a dealer; ``solver="latent"`` then trains a layer on each other party's own
-        features. See :mod:`fedtl.privacy`. :class:`~fedtl.privacy.DifferentialPrivacy` adds noise
-        to the sums of ``"moments"``, or to the latents of ``"latent"``, which are then told once,
-        and four of them at most. "auto" is none where all parties are simulated in this process,
-        and encryption where they are remote. Under protection ``solver="auto"`` is ``"moments"``.
+        features. New rows are scored under the same protection, which takes some milliseconds a
+        row under encryption, and the dealer under shares. See :mod:`fedtl.privacy`.
+        :class:`~fedtl.privacy.DifferentialPrivacy` adds noise to the sums of ``"moments"``, or to
+        the latents of ``"latent"``, which are then told once, and four of them at most. "auto" is
+        none where all parties are simulated in this process, and encryption where they are remote.
+        Under protection ``solver="auto"`` is ``"moments"``.
         Where it matters, leave `random_state` None: folds follow the labels, and who guesses it
         learns labels from them.
     n_components : int, default=16

@@ -11,6 +11,9 @@ from typing import Any
 class Paillier:
     """Protection by packed Paillier encryption, between two parties and without a helper.
 
+    The other party holds its part of the model encrypted, and scores new rows by it: some
+    milliseconds a row.
+
     Parameters
     ----------
     key_bits : {3072, 2048, 4096}, default=3072
@@ -45,7 +48,7 @@ class Paillier:
 class SecretSharing:
     """Protection by additive secret shares, with a dealer that sees no data.
 
-    The dealer deals randomness before the data are touched. Whoever holds what the dealer knows
+    The dealer deals randomness for each fit and each prediction. Whoever holds what the dealer knows
     and what crosses between two parties can read both: it must not collude with either.
 
     Parameters
