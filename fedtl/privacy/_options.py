@@ -48,8 +48,8 @@ class Paillier:
 class SecretSharing:
     """Protection by additive secret shares, with a dealer that sees no data.
 
-    The dealer deals randomness for each fit and each prediction. Whoever holds what the dealer knows
-    and what crosses between two parties can read both: it must not collude with either.
+    The dealer deals randomness for each fit and each prediction. Whoever holds what the dealer
+    knows and what crosses between two parties can read both: it must not collude with either.
 
     Parameters
     ----------
