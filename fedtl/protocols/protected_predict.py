@@ -20,7 +20,7 @@ other numbers is not found out, unless a score leaves its bound. Encryption is n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -133,7 +133,7 @@ class EncryptedServing:
         What is added to the scores of known rows.
     """
 
-    primes: tuple[bytes, bytes]
+    primes: tuple[bytes, bytes] = field(repr=False)
     fraction_bits: int
     constant: np.ndarray
 

@@ -22,7 +22,7 @@ other linear combinations of a row each time. ``Policy.max_predicted_rows`` boun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 import numpy as np
@@ -122,8 +122,8 @@ class SharedServing:
         What is added to the scores of known rows.
     """
 
-    factor: np.ndarray
-    check: bytes
+    factor: np.ndarray = field(repr=False)
+    check: bytes = field(repr=False)
     fraction_bits: int
     score_bits: int
     constant: np.ndarray

@@ -119,6 +119,7 @@ def test_the_party_cannot_read_what_it_holds(block, exchange):
     serving = exchange.keep(border, "s", RNG.normal(size=(1 + width, 2)))
     held = border._service.sessions["s"].state[SEALED]
     assert set(vars(held)) == {"modulus", "ciphertexts", "n_outputs", "inputs"}
+    assert "primes" not in repr(serving)  # it may be printed with what holds it
     other = dataclasses.replace(serving, primes=ProtectedMoments(2048)._key.primes)
     with pytest.raises(PartyError, match="'shop': its scores cannot be decrypted"):
         other.ask(border, "s", IDS, None)
