@@ -13,6 +13,8 @@ from fedtl.privacy.paillier import Noise, PublicKey, Slots
 from fedtl.privacy.paillier_sums import join
 
 SLOT_BITS = 64
+_WORTH_JOINING = 900
+"""Squarings of a ciphertext: about as many products as decrypting and randomising one takes."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Layout:
 
     @property
     def at_once(self) -> int:
-        """Items in a ciphertext."""
+        """Items in a ciphertext; one, where adding another takes longer than decrypting it."""
+        if self.together * self.slots.bits > _WORTH_JOINING:
+            return 1
         return self.slots.count // self.together
 
     def n_groups(self, n_items: int) -> int:
@@ -82,6 +86,8 @@ class Layout:
 
     def join(self, public: PublicKey, items: Sequence[Any]) -> list[Any]:
         """Put ciphertexts of one item each together."""
+        if self.at_once == 1:
+            return list(items)
         return join(public, items, self.together * self.slots.bits, self.at_once)
 
     def seal(self, groups: Sequence[Any], n_items: int, noise: Noise) -> list[Any]:
