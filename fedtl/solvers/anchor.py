@@ -9,7 +9,7 @@ probabilities leave nothing over for a linear model to add to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -78,6 +78,11 @@ class Anchor:
         if self.coefficients.shape[1] > 1:
             return self._ridge_scores(session, columns, rows)
         return self.scores(session, columns, rows)
+
+    def without_evidence(self) -> Anchor:
+        """Return what is kept after a fit: nothing of training rows."""
+        nothing = self.held_out[:0]
+        return replace(self, held_out=nothing, start=nothing, without=[])
 
     def _ridge_scores(self, session: Session, columns: Columns, rows: np.ndarray) -> np.ndarray:
         scores = np.empty((len(rows), self.coefficients.shape[1]))

@@ -94,7 +94,9 @@ def fit_private_latent(
             )
         layer, given[rows, party] = _train_layer(problem, rows, expected)
         layers.append(layer)
-    model = train_on_scores(coalition, problem, given, training, on_step)
+    model = train_on_scores(
+        coalition, problem, given, anchor=anchor, training=training, on_step=on_step
+    )
     return PrivateLatentModel(**vars(model), layers=layers)
 
 

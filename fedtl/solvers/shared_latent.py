@@ -8,8 +8,11 @@ fold, so that the active party's networks learn how far such scores can be trust
 steps are all local: one exchange is enough, since features are whitened. Further ones, on the
 residuals of the model so far, told more of each row and predicted no better.
 
-The networks have seen the labels that they are trained on, the scores have not. So at last both are
-weighed anew, by a number each, on rows that neither has seen.
+Beside these scores stand those of the active party's own model, the anchor, which has learnt from
+all rows that it knows, not from shared ones alone. The networks have seen the labels that they are
+trained on, the scores have not. So at last all are weighed anew, by a number each, on rows that
+none has seen; networks count for nothing there until they prove better than scores. Layers trained
+on what the anchor leaves over, as in boosting, predicted worse, by themselves and beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from fedtl.learning.evidence import Calibration, fit_calibration
 from fedtl.learning.network import Head, supervised_loss
 from fedtl.learning.training import Schedule, encode
 from fedtl.parties import Session
@@ -27,6 +32,7 @@ from fedtl.protocols.latent import LocalTraining
 from fedtl.protocols.layers import LayerExchange
 from fedtl.protocols.predict import Reply, local_latents
 from fedtl.protocols.serving import Serving
+from fedtl.solvers.anchor import Anchor
 from fedtl.solvers.coalition import Coalition, NewRows
 from fedtl.solvers.latent import (
     LatentModel,
@@ -38,11 +44,13 @@ from fedtl.solvers.latent import (
 from fedtl.solvers.problem import ACTIVE, Problem
 
 _LEAST_VARIANCE = 0.01
-_TOWARDS_ONE = 0.01
+_UNEQUAL = 3.0
+"""Penalty on weights of scores for leaving their mean, beside a loss summed over rows; one on the
+mean for leaving 1. Scores were made alike, but how much they overlap has to be learnt."""
 
 
 class LayerHead(Head):
-    """A head on the active party's latents and, behind them, the scores of other parties' layers.
+    """A head on the active party's latents and, behind them, scores of each party's columns.
 
     At first it adds these scores to its own.
 
@@ -61,7 +69,8 @@ class LayerHead(Head):
         with torch.no_grad():
             given = self.mlp.skip.weight[:, n_components : n_components + n_outputs]
             given.copy_(torch.eye(n_outputs).expand_as(given))
-        self.scale = torch.ones(n_parties)
+        self.scale = torch.ones(1 + n_parties)
+        self.shift = torch.zeros(n_outputs)
 
     def forward(
         self, latents: Tensor, mask: Tensor, generator: torch.Generator | None = None
@@ -70,10 +79,10 @@ class LayerHead(Head):
         logits = super().forward(latents, mask, generator)
         fused = (mask[..., ACTIVE] & (mask.sum(-1) > 1)).to(logits.dtype)[..., None]
         scale = self.scale.to(logits.dtype)
-        others = mask.to(logits.dtype) * (scale - scale[ACTIVE])
         given = latents[..., self.n_components :]
-        added = torch.einsum("erpo,vrp->evro", given, others)
-        return logits * (1.0 + (scale[ACTIVE] - 1.0) * fused) + added * fused
+        networks, scores = scale[0], mask.to(logits.dtype) * (scale[1:] - scale[0])
+        added = torch.einsum("erpo,vrp->evro", given, scores) + self.shift.to(logits.dtype)
+        return logits * (1.0 + (networks - 1.0) * fused) + added * fused
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,18 +92,27 @@ class SharedLatentModel(LatentModel):
     Parameters
     ----------
     given : ndarray of shape (n_rows, n_parties, n_outputs), dtype float64
-        Held-out scores of training rows by the other parties' layers; zero where there is none.
+        Held-out scores of training rows by the anchor and the other parties' layers; zero where
+        there is none.
+    anchor : Anchor
+        The active party's own model.
+    calibration : Calibration or None
+        From its scores to log odds; None for regression.
     servings : list of Serving
         What asks each other party for scores of new rows.
     """
 
     given: np.ndarray
+    anchor: Anchor
+    calibration: Calibration | None
     servings: list[Serving]
 
     def see(self, rows: NewRows, session: Session) -> np.ndarray:
         """Return latents and scores of new rows; see :meth:`LatentModel.see`."""
         own = local_latents(session, self.encoder, rows.columns, rows.own)
         given = np.zeros((own.shape[1], *self.given.shape[1:]))
+        scores = self.anchor.scores(session, rows.columns, rows.own)
+        given[rows.own, ACTIVE] = _log_odds(scores, self.calibration)
         for party, reply in enumerate(rows.replies, start=1):
             if reply is not None:
                 given[:, party] = self.scored(party, reply)
@@ -157,7 +175,7 @@ class SharedLatentModel(LatentModel):
 
     def without_evidence(self) -> SharedLatentModel:
         """Return the model without scores of training rows."""
-        return replace(self, given=self.given[:0])
+        return replace(self, given=self.given[:0], anchor=self.anchor.without_evidence())
 
 
 def _beside(own: np.ndarray, given: np.ndarray) -> np.ndarray:
@@ -169,10 +187,19 @@ def _beside(own: np.ndarray, given: np.ndarray) -> np.ndarray:
     return latents
 
 
+def _log_odds(scores: np.ndarray, calibration: Calibration | None) -> np.ndarray:
+    """Return an anchor's scores as log odds, to which those of other parties can be added."""
+    if calibration is None:
+        return scores
+    return calibration.slope * scores + calibration.intercept
+
+
 def fit_shared_latent(
     coalition: Coalition,
     problem: Problem,
     exchange: LayerExchange,
+    *,
+    anchor: Anchor,
     training: Training,
     on_step: StepHook,
 ) -> SharedLatentModel:
@@ -186,6 +213,8 @@ def fit_shared_latent(
         What is to be learnt.
     exchange : LayerExchange
         What protects the layers.
+    anchor : Anchor
+        The active party's own model.
     training : Training
         Sizes, mini-batches, objective and a :class:`LayerHead`.
     on_step : callable
@@ -202,7 +231,9 @@ def fit_shared_latent(
         rows = problem.rows(party)
         given[rows, party], serving = _train_layer(coalition, party, problem, rows, exchange)
         servings.append(serving)
-    model = train_on_scores(coalition, problem, given, training, on_step)
+    model = train_on_scores(
+        coalition, problem, given, anchor=anchor, training=training, on_step=on_step
+    )
     return replace(model, servings=servings)
 
 
@@ -210,6 +241,8 @@ def train_on_scores(
     coalition: Coalition,
     problem: Problem,
     given: np.ndarray,
+    *,
+    anchor: Anchor,
     training: Training,
     on_step: StepHook,
 ) -> SharedLatentModel:
@@ -223,6 +256,8 @@ def train_on_scores(
         What is to be learnt.
     given : ndarray of shape (n_rows, n_parties, n_outputs), dtype float64
         Held-out scores of training rows by the other parties' layers; zero where there is none.
+    anchor : Anchor
+        The active party's own model, whose held-out scores stand beside them.
     training : Training
         Sizes, mini-batches, objective and a :class:`LayerHead`.
     on_step : callable
@@ -235,29 +270,40 @@ def train_on_scores(
     """
     plan, head = training.plan, training.head
     assert isinstance(head, LayerHead)
+    rows, calibration = problem.rows(ACTIVE), None
+    if problem.task != "regression":
+        classes = problem.order[rows].astype(int)
+        calibration = fit_calibration(anchor.held_out[rows], classes, problem.weight[rows])
+    given = given.copy()
+    given[rows, ACTIVE] = _log_odds(anchor.held_out[rows], calibration)
+    scores = torch.from_numpy(given.astype(np.float32))
+
+    def objective(latents: Tensor, batch: np.ndarray) -> Tensor:
+        members, others = len(latents), problem.n_parties - 1
+        padded = functional.pad(latents, (0, 0, 0, others))
+        behind = scores[batch].expand(members, -1, -1, -1)
+        return training.objective(torch.cat([padded, behind], dim=3), batch)
+
     own = LocalTraining(
         coalition.session,
         plan,
         n_local_rows=training.sampling.n_local_rows[ACTIVE],
         seed=party_seed(training.seed, ACTIVE),
     )
-    scores = torch.from_numpy(given.astype(np.float32))
     schedule = Schedule([(head.parameters(), plan.lr)], plan.n_steps)
     rng = np.random.default_rng([training.seed, 2])
     losses: list[float] = []
+    beside_scores = replace(training, objective=objective)
     for step in range(plan.n_exchanges):
         batch = training.sampling.draw(rng)
-        received = []
-        for party in range(1, problem.n_parties):
-            theirs = scores[batch[problem.known[batch, party]], party]
-            behind = torch.cat([theirs.new_zeros(len(theirs), plan.n_components), theirs], dim=1)
-            received.append(behind.expand(plan.members, -1, -1))
-        losses.append(take_steps(own, schedule, batch, received, training))
+        losses.append(take_steps(own, schedule, batch, [], beside_scores))
         if on_step(step, losses[-1]):
             break
     own.finish()
-    model = SharedLatentModel(own.encoder, head.double(), training.task, losses, given, [])
-    head.scale = _weights(coalition, problem, model)
+    model = SharedLatentModel(
+        own.encoder, head.double(), training.task, losses, given, anchor, calibration, []
+    )
+    head.scale, head.shift = _weights(coalition, problem, model)
     return model
 
 
@@ -303,33 +349,42 @@ def log_odds_residual(problem: Problem, rows: np.ndarray) -> np.ndarray:
     return np.asarray(residual)
 
 
-def _weights(coalition: Coalition, problem: Problem, model: SharedLatentModel) -> Tensor:
-    """Weigh the head's own part and each party's scores by a number, on rows held out from both."""
+def _weights(
+    coalition: Coalition, problem: Problem, model: SharedLatentModel
+) -> tuple[Tensor, Tensor]:
+    """Weigh what networks add to scores, and each party's scores, on rows held out from both.
+
+    Returns weights of the networks and of each party, and a constant for each output.
+    """
     head = model.head
     assert isinstance(head, LayerHead)
     shared = problem.labeled & problem.known[:, ACTIVE] & (problem.known.sum(axis=1) > 1)
     rows = np.flatnonzero(shared)
-    weights = torch.ones(problem.n_parties, dtype=torch.float64)
+    weights = torch.tensor([0.0] + [1.0] * problem.n_parties, dtype=torch.float64)
+    shift = torch.zeros(problem.n_outputs, dtype=torch.float64)
     if not len(rows):
-        return weights
+        return weights, shift
     latents = torch.from_numpy(model.training_latents(coalition, problem.known, rows))
     with torch.no_grad():
         logits = head(latents, torch.from_numpy(problem.known[rows])[None])[:, 0]
     member = np.minimum(problem.folds[rows].astype(np.int64), len(logits) - 1)
-    parts = torch.from_numpy(model.given[rows]).movedim(1, 0).clone()
-    parts[ACTIVE] = logits[member, np.arange(len(rows))] - parts.sum(dim=0)
+    given = torch.from_numpy(model.given[rows]).movedim(1, 0)
+    own = logits[member, np.arange(len(rows))] - given.sum(dim=0)
+    parts = torch.cat([own[None], given])
     target = torch.from_numpy(problem.target[rows])
-    each = torch.full((1, 1, len(rows)), 1.0 / len(rows), dtype=torch.float64)
-    weights.requires_grad_()
-    optimizer = torch.optim.LBFGS([weights], max_iter=50, line_search_fn="strong_wolfe")
+    each = torch.ones(1, 1, len(rows), dtype=torch.float64)
+    fitted = [weights.requires_grad_(), shift.requires_grad_()]
+    optimizer = torch.optim.LBFGS(fitted, max_iter=50, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        mixed = torch.einsum("p,pno->no", weights, parts)[None, None]
-        away = _TOWARDS_ONE * ((weights - 1.0) ** 2).sum()
-        total = supervised_loss(mixed, target, each, problem.task) + away
+        mixed = torch.einsum("p,pno->no", weights.clamp(min=0.0), parts)[None, None] + shift
+        common = weights[1:].mean()
+        unequal = weights[0] ** 2 + ((weights[1:] - common) ** 2).sum()
+        away = _UNEQUAL * unequal + (common - 1.0) ** 2 + 0.5 * (shift**2).sum()
+        total = (supervised_loss(mixed, target, each, problem.task) + away) / len(rows)
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return weights.detach().clamp(min=0.0)
+    return weights.detach().clamp(min=0.0), shift.detach()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -348,7 +348,7 @@ def fit_transfer(
         model.served = _decide_all(model, coalition, problem, settings.solver)
     coalition.end()
     # Held-out scores of training rows were needed for the evidence only.
-    model.anchor = replace(anchor, held_out=anchor.held_out[:0], start=anchor.start[:0], without=[])
+    model.anchor = anchor.without_evidence()
     model.pairs = [None if pair is None else pair.without_evidence() for pair in pairs]
     model.latent = model.latent and model.latent.without_evidence()
     return model
@@ -366,7 +366,7 @@ def _fit_private(
     with timer.phase("evidence"):
         served = decide_privately(problem, anchor, fits)
     coalition.end()
-    anchor = replace(anchor, held_out=anchor.held_out[:0], start=anchor.start[:0], without=[])
+    anchor = anchor.without_evidence()
     pairs: list[Pair | None] = [fit.pair.without_evidence() for fit in fits]
     session, prior = coalition.session, _prior(problem)
     return TransferModel(coalition.name, session, anchor, pairs, None, served, prior)
@@ -403,7 +403,9 @@ def fit_latent(
         seed=problem.seed,
     )
     if others and isinstance(exchange, LayerExchange):
-        return fit_shared_latent(coalition, problem, exchange, training, on_step)
+        return fit_shared_latent(
+            coalition, problem, exchange, anchor=anchor, training=training, on_step=on_step
+        )
     if others and isinstance(exchange, PrivateLatent):
         return fit_private_latent(coalition, problem, anchor, training, on_step)
     return train(coalition, training, previous, on_step)

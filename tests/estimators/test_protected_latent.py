@@ -37,6 +37,16 @@ def test_every_subset_of_parties_is_served_better_than_by_chance(rows, without, 
         assert chance + 0.05 < score <= full + 0.05
 
 
+def test_what_the_active_party_knows_alone_counts_where_networks_have_learnt_nothing(rows, without):
+    train, new = rows(n=600, overlap=0.3), rows(n=500, overlap=1.0, seed=1)
+    model = fit(train, max_iter=1)
+    both, bank, shop = (
+        roc_auc_score(new.y, model.predict_proba(without(new.X, new.columns, *hidden))[:, 1])
+        for hidden in ([], ["shop"], ["bank"])
+    )
+    assert both > max(bank, shop) + 0.08
+
+
 def test_protected_and_clear_training_rank_rows_alike(rows):
     train, new = rows(n=500), rows(n=500, overlap=1.0, seed=1)
     areas = [
