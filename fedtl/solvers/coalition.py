@@ -21,6 +21,9 @@ from fedtl.protocols.serving import Serving
 from fedtl.protocols.session import end_session, open_session, prepare_session
 from fedtl.solvers.problem import ACTIVE
 
+_AT_ONCE = 4096
+"""Rows that are predicted at once under protection: messages hold up to 2 KiB a row and more."""
+
 
 def _not_without(error: PartyError, n_rows: int) -> None:
     raise error
@@ -172,10 +175,15 @@ class Coalition:
             return ask_predictions(
                 channel, self.name, ids, scores=scores, latents=latents, trees=trees
             )
-        told = serving.ask(channel, self.name, ids, self.deals)
-        nothing = np.zeros((len(ids), 0))
+        told = [
+            serving.ask(channel, self.name, ids[i : i + _AT_ONCE], self.deals)
+            for i in range(0, max(len(ids), 1), _AT_ONCE)
+        ]
         return Reply(
-            known=told.known, scores=told.scores, trees=nothing, latents=np.zeros((0, len(ids), 0))
+            known=np.concatenate([part.known for part in told]),
+            scores=np.concatenate([part.scores for part in told]),
+            trees=np.zeros((len(ids), 0)),
+            latents=np.zeros((0, len(ids), 0)),
         )
 
     def end(self) -> None:

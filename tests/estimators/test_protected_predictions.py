@@ -67,6 +67,19 @@ def test_predictions_in_threads_do_not_meet(fits, privacy):
             np.testing.assert_array_equal(found, wanted)
 
 
+def test_many_rows_are_asked_about_a_few_at_a_time(fits, privacy, monkeypatch):
+    """Masked columns of all rows at once would not fit into a message."""
+    made, model = fits(privacy)
+    expected = model.predict_proba(made.X)
+    monkeypatch.setattr("fedtl.solvers.coalition._AT_ONCE", 50)
+    np.testing.assert_array_equal(model.predict_proba(made.X), expected)
+    [kind] = {"sharing": ["shared_predict.reply/1"], "paillier": ["protected_predict.scores/1"]}[
+        privacy
+    ]
+    count = [row["messages"] for row in model.ledger_.rows() if row["kind"] == kind]
+    assert sum(count) >= len(made.X) // 50
+
+
 def test_a_model_of_shares_needs_its_dealer_and_one_of_ciphertexts_nobody(fits, privacy):
     made, model = fits(privacy)
     model = pickle.loads(pickle.dumps(model)).set_params(privacy="none")
