@@ -35,7 +35,8 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
         Name or position of a column of X that says whose row is whose; it does not come out.
     federation : Simulation, Federation or None, default=None
         How the parties are reached. None simulates them in this process; with a `Federation`, X
-        has this party's own rows only.
+        has this party's own rows only, and what is fitted on the output has the parties do the same
+        with theirs, if that is a pandas dataframe (``set_output``).
     privacy : {"auto", "none"} or SecureAggregation, default="auto"
         Whether each party's sums are seen, or their totals over all parties only, of which there
         have to be three at least. "auto" hides those of remote parties.
@@ -246,7 +247,8 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
         Name or position of a column of X that says whose row is whose; it does not come out.
     federation : Simulation, Federation or None, default=None
         How the parties are reached. None simulates them in this process; with a `Federation`, X
-        has this party's own rows only.
+        has this party's own rows only, and what is fitted on the output has the parties do the same
+        with theirs, if that is a pandas dataframe (``set_output``).
     privacy : {"auto", "none"} or SecureAggregation, default="auto"
         Whether each party's sums are seen, or their totals over all parties only, of which there
         have to be three at least. "auto" hides those of remote parties.

@@ -238,6 +238,8 @@ def read_steps(kinds: Any, numbers: np.ndarray, n_columns: int) -> tuple[Step, .
             raise ValueError("a step is of no known kind")
         if not 0 < n_out <= _MOST_GROWTH * n_columns:
             raise ValueError(f"a step makes {n_out} columns of {n_columns}")
+        if kind == Project.kind and n_out > n_in:
+            raise ValueError(f"there are not {n_out} components of {n_in} columns")
         size = _SIZES[kind](n_in, n_out)
         if size > len(rest):
             raise ValueError("a step has too few numbers")

@@ -256,7 +256,7 @@ def test_the_party_of_a_row_may_be_a_column_that_the_first_step_takes_out(world)
         ),
     ],
 )
-@pytest.mark.filterwarnings("ignore:With transform=.pandas.:UserWarning")
+@pytest.mark.filterwarnings("ignore:When `set_output` is configured:UserWarning")
 def test_what_remote_parties_cannot_do_is_refused(world, between, said):
     federation = world(hospitals(X)).connect()
     last = FederatedRidge(federation=federation, privacy="none")
@@ -322,22 +322,22 @@ def test_the_policy_bounds_what_steps_make(world):
         model.fit(GAPS[OWN], Y[OWN])
 
 
+def opening(kinds, numbers):
+    text = [np.frombuffer(t.encode(), dtype=np.uint8) for t in ('["mean radius"]', "[]", kinds)]
+    return Open(
+        session="s",
+        columns=text[0],
+        target="none",
+        classes=text[1],
+        allow_missing=False,
+        steps=text[2],
+        numbers=np.array(numbers, dtype=np.float64),
+    )
+
+
 def test_steps_that_cannot_be_read_are_refused_and_leave_nothing(world):
     there = world(hospitals(X))
     service = there.servers["shop"].endpoint.caller("bank").service
-
-    def opening(kinds, numbers):
-        text = [np.frombuffer(t.encode(), dtype=np.uint8) for t in ('["mean radius"]', "[]", kinds)]
-        return Open(
-            session="s",
-            columns=text[0],
-            target="none",
-            classes=text[1],
-            allow_missing=False,
-            steps=text[2],
-            numbers=np.array(numbers, dtype=np.float64),
-        )
-
     for kinds, numbers, said in (
         ("{", [], "cannot be read"),
         ("{}", [], "no list"),
@@ -352,3 +352,14 @@ def test_steps_that_cannot_be_read_are_refused_and_leave_nothing(world):
     assert service.answer(opening('[["standardise", 1]]', [1.0, 2.0])).n_rows
     made = service.rows("s").X
     np.testing.assert_array_equal(made[:, 0], (X["mean radius"][PARTY == "shop"] - 1.0) / 2.0)
+
+
+@pytest.mark.parametrize("policy", [Policy(min_rows=9), Policy(min_rows=9, epsilon=1.0)])
+def test_where_noise_protects_rows_none_decides_what_becomes_of_the_others(world, policy):
+    rows = X.copy()
+    rows.iloc[np.flatnonzero(PARTY == "shop")[8:], 0] = np.nan  # eight values
+    there = world(hospitals(rows), policy=policy)
+    service = there.servers["shop"].endpoint.caller("bank").service
+    service.answer(opening('[["fill", 1]]', [-1.0, 0.0]))
+    told = (service.rows("s").X != -1.0).sum()
+    assert told == (0 if policy.epsilon is None else 8)
