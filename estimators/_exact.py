@@ -157,7 +157,8 @@ class ExactModel(RowwiseEstimator):
         With remote parties and pandas output, it is a frame that says so to what is fitted next.
         """
         made = step.apply(features)
-        remote = isinstance(self.federation, Federation) and hasattr(X, "columns")
+        named = hasattr(X, "columns") and hasattr(self, "feature_names_in_")
+        remote = isinstance(self.federation, Federation) and named
         if not remote or _get_output_config("transform", self)["dense"] != "pandas":
             return made
         names = self.get_feature_names_out()

@@ -1,5 +1,6 @@
 """Pipelines of federated steps with remote parties: the model of the simulation."""
 
+import pickle
 import threading
 
 import joblib
@@ -214,6 +215,8 @@ def test_transformed_rows_can_be_selected_and_written(world, tmp_path):
     coef = clone(model).fit(scaled, Y[OWN]).coef_
     both = pd.concat([scaled.iloc[:40], scaled.iloc[40:]])
     np.testing.assert_allclose(clone(model).fit(both, Y[OWN]).coef_, coef)
+    sent = pickle.loads(pickle.dumps(scaled))  # as to a worker
+    np.testing.assert_array_equal(clone(model).fit(sent, Y[OWN]).coef_, coef)
     # No statistic is written to a file with the rows.
     scaled.to_parquet(tmp_path / "scaled.parquet")
     read = pd.read_parquet(tmp_path / "scaled.parquet")
