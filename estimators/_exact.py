@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_feature_names,
@@ -19,9 +20,11 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 
+from fedtl.estimators._origin import with_origin
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel, Federation, Ledger, RowParties
+from fedtl.learning.steps import Step
 from fedtl.parties import Rows
 from fedtl.privacy import SecureAggregation
 from fedtl.protocols import ROW_ANSWERS
@@ -88,6 +91,7 @@ class ExactModel(RowwiseEstimator):
         """
         ledger = self.ledger_ = Ledger()
         features = self._features(X, reset=True, allow_nan=True)
+        origin = self._origin(X)
         owners = self._owners(X if hasattr(X, "shape") else np.asarray(X), sample_party)
         if target is not None:
             y = self._checked_target(y, len(features))
@@ -104,7 +108,9 @@ class ExactModel(RowwiseEstimator):
         rows = split_rows(owners, features, None if target is None else target(y), weight)
         self._refuse_values(rows, allow_nan)
         name = secrets.token_hex(16)
-        services, channels = self._open(rows, ROW_ANSWERS, ledger, name, allow_nan)
+        services, channels = self._open(
+            rows, ROW_ANSWERS, ledger, name, origin=origin, allow_missing=allow_nan
+        )
         statistics: Statistics = OpenStatistics(channels, name)
         if self._secure():
             check_members(len(channels))
@@ -144,6 +150,19 @@ class ExactModel(RowwiseEstimator):
         )
         _check_n_features(self, features if self.party is None else X, reset=reset)
         return features
+
+    def _put_out(self, X: Any, features: np.ndarray, step: Step) -> Any:
+        """Return what a step makes of the features of X.
+
+        With remote parties and pandas output, it is a frame that says so to what is fitted next.
+        """
+        made = step.apply(features)
+        named = hasattr(X, "columns") and hasattr(self, "feature_names_in_")
+        remote = isinstance(self.federation, Federation) and named
+        if not remote or _get_output_config("transform", self)["dense"] != "pandas":
+            return made
+        names = self.get_feature_names_out()
+        return with_origin(self._without_party(X), self._column_names(X), step, made, names)
 
     def _checked_target(self, y: Any, n_rows: int) -> np.ndarray:
         if y is None:
@@ -197,8 +216,8 @@ class PartyFeaturesOut:
         -------
         ndarray of str
             The names, without the column of the party. With remote parties they say what was done:
-            rows elsewhere did not go through this transformer, and what is fitted next must not
-            take its output for their columns.
+            what is fitted next must not take the output for columns that these parties have, should
+            a step in between lose what a dataframe says of its origin.
         """
         check_is_fitted(self, "n_features_in_")
         names = self._feature_names(input_features)

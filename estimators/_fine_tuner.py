@@ -17,6 +17,7 @@ from sklearn.utils import check_array, check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 
+from fedtl.estimators._origin import Origin
 from fedtl.estimators._rowwise import RowwiseEstimator, split_rows
 from fedtl.estimators._tuned import TunedEstimator
 from fedtl.estimators._tuning_checks import check_private, check_remote, rounds_privacy
@@ -269,13 +270,14 @@ class FederatedFineTuner(TunedEstimator):
             start = getattr(self, "model_", None) if self.warm_start else None
             known = getattr(self, "classes_", None) if start else None
             self._begin()
-            owners, X = self._read(X, sample_party, reset=True)
-            y = self._read_y(X, y)
+            owners, rows = self._read(X, sample_party, reset=True)
+            origin = self._origin(X)
+            y = self._read_y(rows, y)
             if known is not None and not np.array_equal(known, self.classes_):
                 raise ValueError(
                     f"warm_start: y has the classes {self.classes_}, the last fit had {known}"
                 )
-            self._train(split_rows(owners, X, y), self.n_rounds, start)
+            self._train(split_rows(owners, rows, y), origin, self.n_rounds, start)
             return self
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -310,12 +312,14 @@ class FederatedFineTuner(TunedEstimator):
             kind_of(self.estimator)
             self._begin()
             start = getattr(self, "model_", None)
-            owners, X = self._read(X, sample_party, reset=start is None)
+            owners, rows = self._read(X, sample_party, reset=start is None)
+            origin = self._origin(X)
             if start is not None and self._classifies():
                 if classes is not None and not np.array_equal(np.unique(classes), self.classes_):
                     raise ValueError(f"classes={classes!r} are not those of the first call")
                 classes = self.classes_
-            self._train(split_rows(owners, X, self._read_y(X, y, classes)), 1, start)
+            y = self._read_y(rows, y, classes)
+            self._train(split_rows(owners, rows, y), origin, 1, start)
             return self
 
     def _begin(self) -> None:
@@ -365,7 +369,13 @@ class FederatedFineTuner(TunedEstimator):
             )
         return np.asarray(y)
 
-    def _train(self, rows: Mapping[str, Rows], n_rounds: int, start: TunedModel | None) -> None:
+    def _train(
+        self,
+        rows: Mapping[str, Rows],
+        origin: Origin | None,
+        n_rounds: int,
+        start: TunedModel | None,
+    ) -> None:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         n_classes = len(self.classes_) if self._classifies() else 0
         shape = Shape(next(iter(rows.values())).X.shape[1], n_classes)
@@ -380,7 +390,7 @@ class FederatedFineTuner(TunedEstimator):
         privacy = rounds_privacy(self)
         check_strategy(privacy, strategy)
         recipe, ledger, fit = self._recipe(), self.ledger_, secrets.token_hex(16)
-        services, channels = self._open(rows, tuning_answers(recipe), ledger, fit)
+        services, channels = self._open(rows, tuning_answers(recipe), ledger, fit, origin=origin)
         job = Job(
             recipe=recipe,
             shape=shape,

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fedtl.estimators._exact import PRIVACY, ExactModel
 from fedtl.learning.pooled import Products, merge_products
+from fedtl.learning.steps import Project
 
 
 class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel):
@@ -33,7 +34,8 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel
         Name or position of a column of X that says whose row is whose, and is no feature.
     federation : Simulation, Federation or None, default=None
         How the parties are reached. None simulates them in this process; with a `Federation`, X
-        has this party's own rows only.
+        has this party's own rows only, and what is fitted on the output has the parties do the same
+        with theirs, if that is a pandas dataframe (``set_output``).
     privacy : {"auto", "none"} or SecureAggregation, default="auto"
         Whether each party's sums are seen, or their totals over all parties only, of which there
         have to be three at least. "auto" hides those of remote parties.
@@ -185,7 +187,7 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel
     def _n_features_out(self) -> int:
         return int(self.n_components_)
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Any) -> Any:
         """Project rows on the components.
 
         Parameters
@@ -199,7 +201,8 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel
             Their coordinates.
         """
         features = self._features(X, reset=False)
-        return np.asarray((features - self.mean_) @ self.components_.T / self._scale())
+        step = Project(self.mean_, self.components_, self._scale())
+        return self._put_out(X, features, step)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Return rows of features with these coordinates.
@@ -218,8 +221,8 @@ class FederatedPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExactModel
         coordinates = np.asarray(X, dtype=np.float64) * self._scale()
         return np.asarray(coordinates @ self.components_ + self.mean_)
 
-    def _scale(self) -> Any:
+    def _scale(self) -> np.ndarray:
         if not self.whiten:
-            return 1.0
+            return np.ones(self.n_components_)
         least = np.finfo(np.float64).eps
-        return np.maximum(np.sqrt(self.explained_variance_), least)
+        return np.asarray(np.maximum(np.sqrt(self.explained_variance_), least))

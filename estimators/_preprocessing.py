@@ -10,7 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from fedtl.estimators._exact import PRIVACY, ExactModel, PartyFeaturesOut
 from fedtl.estimators._rowwise import check_parties
+from fedtl.federation import Federation
 from fedtl.learning.pooled import Moments, merge_moments
+from fedtl.learning.steps import Fill, Standardise
 
 
 class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
@@ -33,7 +35,8 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
         Name or position of a column of X that says whose row is whose; it does not come out.
     federation : Simulation, Federation or None, default=None
         How the parties are reached. None simulates them in this process; with a `Federation`, X
-        has this party's own rows only.
+        has this party's own rows only, and what is fitted on the output has the parties do the same
+        with theirs, if that is a pandas dataframe (``set_output``).
     privacy : {"auto", "none"} or SecureAggregation, default="auto"
         Whether each party's sums are seen, or their totals over all parties only, of which there
         have to be three at least. "auto" hides those of remote parties.
@@ -132,6 +135,11 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
                 "by_party=True scales a row with its own party's statistics, so that its party "
                 "must be known at prediction time: give the column of X that says it, as party=..."
             )
+        if self.by_party and isinstance(self.federation, Federation):
+            raise ValueError(
+                "by_party=True scales each row with its own party's statistics, and rows of remote "
+                "parties are not here: use by_party=False, or have each party scale its own table"
+            )
         if self.by_party and self._secure():
             raise ValueError(
                 "by_party=True uses each party's own statistics, which secure aggregation hides; "
@@ -164,7 +172,7 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
             unknown = constant | np.isnan(variance)
             self.scale_ = np.where(unknown, 1.0, np.sqrt(np.where(unknown, 1.0, variance)))
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Any) -> Any:
         """Standardise rows.
 
         Parameters
@@ -177,7 +185,11 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
         ndarray of shape (n_rows, n_features), dtype float64
             Standardised rows.
         """
-        return self._scale(X, inverse=False)
+        features = self._features(X, reset=False, allow_nan=True)
+        mean, scale = self._shift_and_scale(X, features.shape[1])
+        if self.by_party:
+            return np.asarray((features - mean) / scale)
+        return self._put_out(X, features, Standardise(mean, scale))
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Undo :meth:`transform`; not for ``party=...``, whose column did not come out.
@@ -194,22 +206,24 @@ class FederatedStandardScaler(PartyFeaturesOut, TransformerMixin, ExactModel):
         """
         if self.party is not None:
             raise ValueError("rows cannot be taken back where the column of the party is left out")
-        return self._scale(X, inverse=True)
-
-    def _scale(self, X: Any, *, inverse: bool) -> np.ndarray:
         features = self._features(X, reset=False, allow_nan=True)
-        shape = (self.n_parties_ if self.by_party else 1, features.shape[1])
+        mean, scale = self._shift_and_scale(X, features.shape[1])
+        return np.asarray(features * scale + mean)
+
+    def _shift_and_scale(self, X: Any, n_features: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what features are moved and divided by: of every row its own, with `by_party`."""
+        shape = (self.n_parties_, n_features) if self.by_party else (n_features,)
         mean, scale = np.zeros(shape), np.ones(shape)
         if self.with_mean and self.mean_ is not None:
-            mean = self.mean_.reshape(shape)
+            mean = self.mean_
         if self.scale_ is not None:
-            scale = self.scale_.reshape(shape)
-        if self.by_party:
-            owners = self._owners(X if hasattr(X, "shape") else np.asarray(X))
-            check_parties(owners, self.parties_)
-            row = np.array([self.parties_.index(name) for name in owners])
-            mean, scale = mean[row], scale[row]
-        return np.asarray(features * scale + mean if inverse else (features - mean) / scale)
+            scale = self.scale_
+        if not self.by_party:
+            return mean, scale
+        owners = self._owners(X if hasattr(X, "shape") else np.asarray(X))
+        check_parties(owners, self.parties_)
+        row = np.array([self.parties_.index(name) for name in owners])
+        return mean[row], scale[row]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -233,7 +247,8 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
         Name or position of a column of X that says whose row is whose; it does not come out.
     federation : Simulation, Federation or None, default=None
         How the parties are reached. None simulates them in this process; with a `Federation`, X
-        has this party's own rows only.
+        has this party's own rows only, and what is fitted on the output has the parties do the same
+        with theirs, if that is a pandas dataframe (``set_output``).
     privacy : {"auto", "none"} or SecureAggregation, default="auto"
         Whether each party's sums are seen, or their totals over all parties only, of which there
         have to be three at least. "auto" hides those of remote parties.
@@ -329,7 +344,7 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
             self._set_parties(fit.channels, fit.ledger)
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Any) -> Any:
         """Fill missing values.
 
         Parameters
@@ -343,11 +358,10 @@ class FederatedSimpleImputer(PartyFeaturesOut, TransformerMixin, ExactModel):
             Rows without missing values.
         """
         features = self._features(X, reset=False, allow_nan=True)
-        missing = np.isnan(features)
-        filled = np.where(missing, self.statistics_, features)
-        if not self.add_indicator:
-            return filled
-        return np.hstack([filled, missing[:, self.indicated_].astype(np.float64)])
+        indicated = np.zeros(features.shape[1], dtype=bool)
+        if self.add_indicator:
+            indicated[self.indicated_] = True
+        return self._put_out(X, features, Fill(self.statistics_, indicated))
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Get names of the columns that come out.

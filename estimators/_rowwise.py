@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.utils._indexing import _safe_indexing
 
+from fedtl.estimators._origin import Origin, origin_of
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel, Federation, Ledger, RowParties, Simulation
 from fedtl.learning.targets import is_missing
@@ -37,6 +38,7 @@ class RowwiseEstimator(BaseEstimator):
     ledger_: Ledger
     parties_: list[str]
     n_parties_: int
+    feature_names_in_: np.ndarray
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "party": [str, Integral, None],
@@ -140,20 +142,24 @@ class RowwiseEstimator(BaseEstimator):
         answers: Mapping[str, tuple[str, Answer]],
         ledger: Ledger,
         fit: str,
+        *,
+        origin: Origin | None = None,
         allow_missing: bool = False,
     ) -> tuple[RowParties, dict[str, Channel]]:
         """Give each party a service, and open a channel to it that knows its rows.
 
-        Remote parties have services and rows already; they are told how to read these.
+        Remote parties have services and rows already; they are told how to read these, by the
+        `origin` of the columns.
         """
         federation = self.federation or Simulation()
         services = federation.row_parties(rows, answers)
         elsewhere = federation.rows_elsewhere(ledger)
-        if elsewhere:
+        if elsewhere and origin is not None:
             open_rows(
                 elsewhere,
                 fit,
-                columns=self._columns_elsewhere(next(iter(rows.values())).X),
+                columns=origin.columns,
+                steps=origin.steps,
                 target=self._target_kind(),
                 classes=labels_of(getattr(self, "classes_", ())),
                 allow_missing=allow_missing,
@@ -173,20 +179,32 @@ class RowwiseEstimator(BaseEstimator):
             classes = np.union1d(classes, np.array(labels).astype(own.dtype, copy=False))
         return classes
 
-    def _columns_elsewhere(self, features: Any) -> list[str]:
-        """Return names of the features, by which remote parties find theirs."""
-        if getattr(features, "ndim", 2) != 2:
+    def _origin(self, X: Any) -> Origin | None:
+        """Return by what remote parties find, or make, the columns of X; None if none is remote.
+
+        X has been checked, so that the names of its columns are known if it has any.
+        """
+        if not isinstance(self.federation, Federation):
+            return None
+        if getattr(X, "ndim", 2) != 2:
             raise ValueError(
-                f"X has the shape {features.shape}; remote parties have tables, so that X must "
+                f"X has the shape {X.shape}; remote parties have tables, so that X must "
                 "have two axes (a module can give rows another shape by itself)"
             )
         if not hasattr(self, "feature_names_in_"):
             raise ValueError(
                 "X has no names of columns, by which remote parties find theirs: pass a dataframe. "
-                "If X comes out of a transformer, remote parties' rows did not go through it: fit "
-                "on columns as every party records them"
+                "If X comes out of a federated transformer, it tells them what it did by a pandas "
+                "dataframe: set_output(transform='pandas')"
             )
-        return [str(n) for n in self.feature_names_in_ if n != self.party]
+        return origin_of(self._without_party(X), self._column_names(X))
+
+    def _column_names(self, X: Any) -> list[str]:
+        """Return names of the columns of X, without that of the party."""
+        names = [str(name) for name in self.feature_names_in_]
+        if self.party is not None:
+            del names[self._party_position(X)]
+        return names
 
     def _target_kind(self) -> str:
         """What the target is to parties: none, numbers, or classes by their position."""

@@ -49,7 +49,8 @@ class Policy:
         A fit on fewer different rows of the party than this is refused, and so is counting an
         intersection with a smaller set.
     max_table_rows, max_table_bytes : int, optional
-        A table of the party's own that is larger is not read into memory; no bound by default.
+        A table of the party's own that is larger is not read into memory, nor made by the steps of
+        a fit; no bound by default.
     max_row_scores : int, optional
         How many numbers about one training row a fit may be told, each a linear combination of the
         row's encoded columns or a score of trees; no bound by default. As many combinations as

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedtl.exceptions import PartyError
+from fedtl.learning.steps import Fill, Step, apply_steps
 from fedtl.learning.targets import is_missing
 from fedtl.parties._canonical import FrameBuilder
 from fedtl.parties._policy import Policy
@@ -20,7 +21,7 @@ from fedtl.parties._sources import batches
 
 Label = str | int | float
 _MOST_CLASSES = 1000
-_KEPT = 2
+_KEPT = 4  # a pipeline of several steps reads its rows in as many ways
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,24 @@ class Reading:
         All parties' classes, in order.
     allow_missing : bool
         Whether values, and whole columns, may be missing.
+    steps : tuple of Step, default=()
+        What is done to the columns, one step after the other.
+    min_values : int, default=1
+        Where missing values are filled, a column with fewer values than this is taken for one that
+        is not recorded.
     """
 
     columns: tuple[str, ...]
     target: str
     classes: tuple[Label, ...]
     allow_missing: bool
+    steps: tuple[Step, ...] = ()
+    min_values: int = 1
+
+    @property
+    def fills(self) -> bool:
+        """Whether one of the steps fills missing values."""
+        return any(isinstance(step, Fill) for step in self.steps)
 
 
 class RowTable:
@@ -179,11 +192,19 @@ class RowTable:
         frame = self.block
         names = list(reading.columns)
         lacking = [name for name in names if name not in frame]
-        if lacking and (not reading.allow_missing or len(lacking) == len(names)):
+        may_lack = reading.allow_missing or reading.fills
+        if lacking and (not may_lack or len(lacking) == len(names)):
+            hint = ""
+            if len(lacking) == len(names):
+                hint = (
+                    ". If a federated transformer made them, what it did is known only by its own "
+                    "output as a pandas dataframe: set_output(transform='pandas') on every step "
+                    "before, and no other transformer in between"
+                )
             raise PartyError(
                 self.party,
                 f"its table lacks {len(lacking)} of the {len(names)} columns of the fit, the "
-                f"first of them {lacking[0]!r}",
+                f"first of them {lacking[0]!r}{hint}",
             )
         texts = [n for n in names if n in frame and frame[n].dtype.kind not in "fiub"]
         if texts:
@@ -191,8 +212,16 @@ class RowTable:
                 self.party, f"its column {texts[0]!r} is no number; code it at its source"
             )
         found = np.ascontiguousarray(frame.reindex(columns=names), dtype=np.float64)
-        self._check(found, names, reading.allow_missing)
-        return found
+        self._check(found, names, may_lack)
+        if not reading.steps:
+            return found
+        if reading.fills:
+            few = np.isfinite(found).sum(axis=0) < reading.min_values
+            found = np.where(few, np.nan, found)
+        with np.errstate(over="ignore", invalid="ignore"):
+            made = np.ascontiguousarray(apply_steps(reading.steps, found))
+        self._check(made, [f"made {c}" for c in range(made.shape[1])], reading.allow_missing)
+        return made
 
     def _check(self, found: np.ndarray, names: list[str], allow_missing: bool) -> None:
         for what, bad in (("infinity", np.isinf(found)), ("no value", np.isnan(found))):

@@ -4,13 +4,20 @@ Parties that hold rows of the same kind have to mean the same by columns and cla
 party's rows come that way; a party with a table of its own is told. Names of columns and classes
 cross as JSON text.
 
+Where federated transformers made the columns of the fit, the party is told the columns that they
+were made of, and the steps of :mod:`fedtl.learning.steps` that made them, and does these with its
+own rows. A step crosses as one of three kinds, as JSON text, and its numbers: no code crosses.
+
 Who learns what:
 
 - ``row_session.labels/1`` tells the party nothing. ``row_session.classes/1`` gives the coordinator
   the classes that occur among the party's rows, not how often. Nobody asks for regression.
 - ``row_session.open/1`` tells the party the names of the columns that the model uses, and the
-  classes of all parties. ``row_session.opened/1`` gives the coordinator the number of the party's
-  rows, which every protocol that follows tells as well.
+  classes of all parties. Steps tell it, of all parties' rows together, what transformers learnt:
+  means and standard deviations, which columns lack values somewhere, principal components, and
+  their variances if they were made equal. ``row_session.opened/1`` gives the coordinator the number
+  of the party's rows, which every protocol that follows tells as well. What follows is then about
+  the columns that the steps make; indicators among them set apart the rows that lack a value.
 
 The party counts a fit when it is opened, and checks its policy then. What it keeps for the fit is
 forgotten when the session is closed, by the message that closes any session, or when it has not
@@ -27,6 +34,7 @@ import numpy as np
 
 from fedtl.exceptions import PartyError
 from fedtl.federation import Channel
+from fedtl.learning.steps import Step, read_steps, write_steps
 from fedtl.parties import READING, Label, PartyService, Reading, RowTable
 from fedtl.wire import Message, Tensor, message
 
@@ -54,6 +62,8 @@ class Open(Message):
     target: str
     classes: Annotated[np.ndarray, Tensor("uint8", ("class characters",))]
     allow_missing: bool
+    steps: Annotated[np.ndarray, Tensor("uint8", ("step characters",))]
+    numbers: Annotated[np.ndarray, Tensor("float64", ("numbers",), finite=False)]
 
 
 @message("row_session.opened/1")
@@ -95,6 +105,7 @@ def open_rows(
     target: str,
     classes: Sequence[Label] = (),
     allow_missing: bool = False,
+    steps: Sequence[Step] = (),
 ) -> dict[str, int]:
     """Have parties read their tables for a fit.
 
@@ -112,18 +123,23 @@ def open_rows(
         All parties' classes in order.
     allow_missing : bool, default=False
         Whether values and columns may be missing.
+    steps : sequence of Step, default=()
+        What is done to the columns, one step after the other.
 
     Returns
     -------
     dict of str to int
         By party, its number of rows.
     """
+    kinds, numbers = write_steps(steps)
     request = Open(
         session=fit,
         columns=_text([str(column) for column in columns]),
         target=target,
         classes=_text(list(classes)),
         allow_missing=allow_missing,
+        steps=_text(kinds),
+        numbers=numbers,
     )
     return {name: channel.ask(request, Opened).n_rows for name, channel in channels.items()}
 
@@ -149,10 +165,25 @@ def answer_open(party: PartyService, request: Open) -> Opened:
         request.target,
         tuple(_label(party.name, value) for value in _read(party.name, request.classes)),
         request.allow_missing,
+        _steps(party, request, len(names)),
+        # Sums over filled columns do not show any more how few rows have a value. Where noise
+        # protects rows instead, none must decide what becomes of the others.
+        party.policy.min_rows if party.policy.epsilon is None else 1,
     )
     rows = table.rows(reading)  # first: what cannot be read is no fit
     party.row_fit(request.session)[READING] = reading
     return Opened(n_rows=len(rows))
+
+
+def _steps(party: PartyService, request: Open, n_columns: int) -> tuple[Step, ...]:
+    kinds = _read(party.name, request.steps)
+    try:
+        steps = read_steps(kinds, request.numbers, n_columns)
+    except ValueError as error:
+        raise PartyError(party.name, f"the steps of the fit cannot be read: {error}") from None
+    for step in steps:  # before anything is computed
+        party.policy.allow_table(party.name, n_bytes=8 * len(_table(party)) * step.n_out)
+    return steps
 
 
 def _table(party: PartyService) -> RowTable:
@@ -169,9 +200,9 @@ def _read(party: str, text: np.ndarray) -> list[Any]:
     try:
         found = json.loads(text.tobytes())
     except (ValueError, RecursionError):
-        raise PartyError(party, "names of columns or classes cannot be read") from None
+        raise PartyError(party, "names of columns, classes or steps cannot be read") from None
     if not isinstance(found, list):
-        raise PartyError(party, "names of columns or classes are no list")
+        raise PartyError(party, "names of columns, classes or steps are no list")
     return found
 
 
