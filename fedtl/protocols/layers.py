@@ -56,9 +56,17 @@ class Layer(Protocol):
         ...
 
     def keep(self, residuals: np.ndarray) -> Serving:
-        """Train the final layer on all rows, and return what asks for scores; see :meth:`scores`.
+        """Train the final layer on all rows; nobody learns it.
 
-        Nobody learns the layer.
+        Parameters
+        ----------
+        residuals : ndarray of shape (n_rows, n_outputs), dtype float64
+            As for :meth:`scores`, which raises the same.
+
+        Returns
+        -------
+        Serving
+            What asks for scores of new rows.
         """
         ...
 
@@ -283,9 +291,19 @@ class NewFeatures:
     whitening: Whitening
 
     def integers(self, encoded: np.ndarray) -> np.ndarray:
-        """Return features in fixed point: (n_rows, width) to (n_rows, n_features), int64.
+        """Return features in fixed point.
 
         Rows beyond twice the bound of training rows are brought there: scores have a bit to spare.
+
+        Parameters
+        ----------
+        encoded : ndarray of shape (n_rows, width), dtype float64
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_features), dtype int64
+            Features times ``2**20``.
         """
         features, most = self.whitening.transform(encoded), 2.0 * self.whitening.bound
         norm = np.linalg.norm(features, axis=1, keepdims=True)

@@ -108,10 +108,22 @@ class MomentsExchange(Protocol):
         ...
 
     def keep(self, channel: Channel, session: str, coefficients: np.ndarray) -> Serving | None:
-        """See to it that a party can score new rows, by coefficients with a constant one first.
+        """See to it that a party can score new rows.
 
-        In the clear it is given them (:func:`keep`), and None is returned. Otherwise they stay
-        hidden from it, and what is returned asks for scores.
+        Parameters
+        ----------
+        channel : Channel
+            The party.
+        session : str
+            Name of the session.
+        coefficients : ndarray of shape (1 + width, n_kept), dtype float64
+            Coefficients, constant column first.
+
+        Returns
+        -------
+        Serving or None
+            What asks for scores, where the coefficients stay hidden from the party; None where it
+            is given them, as by :func:`keep`.
         """
         ...
 

@@ -132,9 +132,21 @@ class SharedServing:
     def of_coefficients(
         cls, integers: np.ndarray, left: FixedPoint, right: FixedPoint, constant: np.ndarray
     ) -> SharedServing:
-        """Return what scores by coefficients (n_inputs, n_outputs) that the party has no share of.
+        """Return what scores by coefficients that the party has no share of.
 
-        `left` and `right` are the scales of the party's inputs and of the coefficients.
+        Parameters
+        ----------
+        integers : ndarray of shape (n_inputs, n_outputs), dtype uint64
+            Coefficients in fixed point.
+        left, right : FixedPoint
+            Scales of the party's inputs and of the coefficients.
+        constant : ndarray of shape (n_outputs,), dtype float64
+            What is added to the scores of known rows.
+
+        Returns
+        -------
+        SharedServing
+            With a check column of its own.
         """
         check = new_seed()
         factor = shares.with_check(integers, check)
