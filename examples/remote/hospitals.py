@@ -3,8 +3,9 @@
     python examples/remote/hospitals.py
 
 Basel and Geneva are ``fedtl serve``, Zurich is this process. All record the same columns. Zurich
-fits a logistic regression over the patients of all three, and sees totals only; Basel and Geneva
-name one another, and would refuse a total of parties that Zurich has made up.
+fits a scaler and a logistic regression over the patients of all three, and sees totals only; Basel
+and Geneva scale their patients as Zurich does its own. They name one another, and would refuse a
+total of parties that Zurich has made up.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ except ImportError as error:
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from fedtl import FederatedLogisticRegression
+from fedtl import FederatedLogisticRegression, FederatedStandardScaler
 from fedtl.federation import Federation
 from fedtl.identity import Identity
 from fedtl.server import AUDIT, verify
 
-CALLER, PARTNERS, N_PATIENTS = "zurich", ("basel", "geneva"), 80
+CALLER, PARTNERS, N_PATIENTS = "zurich", ("basel", "geneva"), 120
 PARTY = """\
 name = "{name}"
 listen = "127.0.0.1:0"
@@ -53,7 +56,7 @@ def write_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     patients = load_breast_cancer(as_frame=True).frame
     patients["malignant"] = 1 - patients.pop("target")
-    patients = patients.sample(frac=1.0, random_state=0)
+    patients = patients.sample(frac=1.0, random_state=1)
     new, rest = patients[:200], patients[200:].sort_values("mean radius")
     parts = {
         "geneva": rest[-N_PATIENTS:],
@@ -84,13 +87,17 @@ def main() -> None:
         exchange_certificates(folder)
         X, y = own.drop(columns="malignant"), own["malignant"]
         X_new, y_new = new.drop(columns="malignant"), new["malignant"]
-        alone = LogisticRegression(solver="newton-cholesky").fit(X, y)
+        alone = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)
         with ExitStack() as stack:
             addresses = {name: start(folder / name, stack) for name in PARTNERS}
             federation = stack.enter_context(
                 Federation.connect(credentials=folder / CALLER / "identity", **addresses)
             )
-            together = FederatedLogisticRegression(federation=federation).fit(X, y)
+            together = make_pipeline(
+                FederatedStandardScaler(federation=federation),
+                FederatedLogisticRegression(federation=federation),
+            )
+            together.set_output(transform="pandas").fit(X, y)
             print(federation.ledger)
         scores = [
             roc_auc_score(y_new, model.predict_proba(X_new)[:, 1]) for model in (alone, together)
