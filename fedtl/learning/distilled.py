@@ -9,6 +9,7 @@ import numpy as np
 from fedtl.learning.encoding import PiecewiseLinear
 from fedtl.learning.evidence import deal_folds
 from fedtl.learning.ridge import Family, moments_of, solve
+from fedtl.learning.threads import tree_threads
 
 _N_FOLDS = 5
 _ROWS_FOR_TREES = 200
@@ -152,11 +153,12 @@ def _held_out_trees(
             l2_regularization=1.0,
             early_stopping=False,
             random_state=seed,
-        ).fit(numbers[~inside], target[~inside, 0], sample_weight=weight[~inside])
-        found = (
-            trees.predict_proba(numbers[inside])[:, 1]
-            if classes
-            else trees.predict(numbers[inside])
         )
-        scores[inside, 0] = found
+        with tree_threads(len(target)):
+            trees.fit(numbers[~inside], target[~inside, 0], sample_weight=weight[~inside])
+            scores[inside, 0] = (
+                trees.predict_proba(numbers[inside])[:, 1]
+                if classes
+                else trees.predict(numbers[inside])
+            )
     return scores
