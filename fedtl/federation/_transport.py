@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from fedtl.identity import Identity
 
 _METHOD = "/fedtl.Party/Ask"
+_FAILURES = 5
 
 
 class Unreached(Exception):
@@ -65,6 +66,7 @@ class GrpcTransport:
         self._channel: Any = None
         self._call: Any = None
         self._version: tuple[int, ...] = ()
+        self._failures = 0
 
     def send(self, data: bytes, timeout: float) -> bytes:
         """Send bytes and return the reply.
@@ -89,8 +91,11 @@ class GrpcTransport:
         import grpc
 
         try:
-            return bytes(self._method()(data, timeout=timeout))
+            came = bytes(self._method()(data, timeout=timeout))
+            self._failures = 0
+            return came
         except grpc.RpcError as error:
+            self._count(error)
             raise self._unreached(error) from None
         except ValueError as error:  # the channel was closed by another thread
             raise Unreached(str(error), final=False) from None
@@ -101,6 +106,15 @@ class GrpcTransport:
             if self._channel is not None:
                 self._channel.close()
             self._channel = self._call = None
+
+    def _count(self, error: Any) -> None:
+        """Connect from scratch after some failures: older gRPC may never find back by itself."""
+        import grpc
+
+        if error.code() == grpc.StatusCode.UNAVAILABLE:
+            self._failures += 1
+            if self._failures % _FAILURES == 0:
+                self.close()
 
     def _method(self) -> Any:
         with self._lock:
