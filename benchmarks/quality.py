@@ -189,14 +189,15 @@ def joint_training(fetch: Callable, n_shared: int, n_per_party: int):
             result[f"megabytes, {privacy}"] = model.report_.n_bytes / 1e6
             for view, hidden in views.items():
                 seen = hide_party(split.X_test, data.parties, *hidden)
-                found[privacy] = model.predict_proba(seen)
-                chosen = found[privacy][:, 1] if len(model.classes_) == 2 else found[privacy]
+                found[privacy, view] = model.predict_proba(seen)
+                chosen = found[privacy, view]
+                chosen = chosen[:, 1] if len(model.classes_) == 2 else chosen
                 area = roc_auc_score(split.y_test, chosen, multi_class="ovr")
                 result[f"AUC, {view}, {privacy}"] = float(area)
         result["AUC, joint, sharing - none"] = (
             result["AUC, joint, sharing"] - result["AUC, joint, none"]
         )
-        apart = np.abs(found["paillier"] - found["sharing"]).max()
+        apart = max(np.abs(found["paillier", v] - found["sharing", v]).max() for v in views)
         return result | {"paillier - sharing": float(apart)}
 
     return run

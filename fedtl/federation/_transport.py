@@ -12,6 +12,7 @@ from fedtl.identity import Identity
 
 _METHOD = "/fedtl.Party/Ask"
 _FAILURES = 5
+"""After so many one after the other, a connection is made from scratch."""
 
 
 class Unreached(Exception):
@@ -108,7 +109,7 @@ class GrpcTransport:
             self._channel = self._call = None
 
     def _count(self, error: Any) -> None:
-        """Connect from scratch after some failures: older gRPC may never find back by itself."""
+        """Note a failure; gRPC 1.68 never finds back by itself to a party that was started anew."""
         import grpc
 
         if error.code() == grpc.StatusCode.UNAVAILABLE:

@@ -320,6 +320,37 @@ def open_seed(
     return seed
 
 
+def checked_product(party: str, product: np.ndarray, check: bytes) -> np.ndarray:
+    """Return a product under shares, as signed integers, once its check column has been looked at.
+
+    Parameters
+    ----------
+    party : str
+        Whose shares it was made of, besides the dealer's.
+    product : ndarray of shape (m, n + 1), dtype uint64
+        Product with a factor from :func:`fedtl.privacy.shares.with_check`.
+    check : bytes of length 32
+        The secret of the check column.
+
+    Returns
+    -------
+    ndarray of shape (m, n), dtype int64
+        The product.
+
+    Raises
+    ------
+    PartyError
+        If it does not add up.
+    """
+    if not shares.adds_up(product, check):
+        raise PartyError(
+            party,
+            "its shares and the dealer's do not add up: one of them answered with wrong numbers; "
+            "nothing was learnt from them",
+        )
+    return np.ascontiguousarray(product[:, :-1]).view(np.int64)
+
+
 def check_shape(party: str, came: np.ndarray, expected: tuple[int, ...]) -> None:
     """Refuse numbers of another shape than was asked for."""
     if came.shape != expected:

@@ -24,7 +24,7 @@ so the seed of the folds must not be known to the party.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -292,11 +292,7 @@ def answer_moments(party: PartyService, request: Request) -> Reply:
         raise PartyError(party.name, "targets and folds in a ciphertext must be at least one")
     more_rows_than_targets(party.name, summed, request.n_targets)
     n_rows, n_parts, width = request.ciphertexts.shape
-    try:
-        public = PublicKey.from_bytes(request.key.tobytes())
-        flat = public.unpack_ciphertexts(request.ciphertexts.reshape(-1, width))
-    except CryptoError as error:
-        raise PartyError(party.name, f"its partner's encryption is refused: {error}") from None
+    public, flat = _read(party.name, request)
     units, expanded = _unit_columns(party.name, session, rows, _WEIGHT_BITS)
     weights = units.integers(expanded)
     matrix = units.matrix(session.features.encoding_, _MATRIX_BITS)
@@ -333,11 +329,7 @@ def answer_keep(party: PartyService, request: Keep) -> Kept:
     if request.n_outputs < 1:
         raise PartyError(party.name, "outputs must be at least one")
     n_columns, n_parts, width = request.ciphertexts.shape
-    try:
-        public = PublicKey.from_bytes(request.key.tobytes())
-        flat = public.unpack_ciphertexts(request.ciphertexts.reshape(-1, width))
-    except CryptoError as error:
-        raise PartyError(party.name, f"its partner's encryption is refused: {error}") from None
+    public, flat = _read(party.name, request)
     expected = n_columns, Layout.of_key(public, request.n_outputs).n_parts, width
     check_shape(party.name, request.ciphertexts, expected)
     known = np.flatnonzero(session.known)
@@ -347,6 +339,16 @@ def answer_keep(party: PartyService, request: Keep) -> Kept:
     parts = [combine(public, flat[part::n_parts], matrix, bits) for part in range(n_parts)]
     session.state[SEALED] = Sealed.of(public, parts, request.n_outputs, units)
     return Kept()
+
+
+def _read(party: str, request: Request | Keep) -> tuple[PublicKey, list[Any]]:
+    """Check the key and what was encrypted: ciphertexts, the parts of one row after the other."""
+    try:
+        public = PublicKey.from_bytes(request.key.tobytes())
+        width = request.ciphertexts.shape[2]
+        return public, public.unpack_ciphertexts(request.ciphertexts.reshape(-1, width))
+    except CryptoError as error:
+        raise PartyError(party, f"its partner's encryption is refused: {error}") from None
 
 
 def _unit_columns(

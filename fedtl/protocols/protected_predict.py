@@ -21,7 +21,7 @@ other numbers is not found out, unless a score leaves its bound. Encryption is n
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from fedtl.privacy.packing import SLOT_BITS, Layout
 from fedtl.privacy.paillier import Noise, PrivateKey, PublicKey, Slots
 from fedtl.privacy.paillier_sums import combine
 from fedtl.protocols.dealer import Deals, check_shape
-from fedtl.protocols.serving import Scores
+from fedtl.protocols.serving import Inputs, Scores
 from fedtl.wire import Message, Tensor, message
 
 SEALED = "fitted.sealed"
@@ -53,19 +53,6 @@ class Encrypted(Message):
 
     known: Annotated[np.ndarray, Tensor("bool", ("ids",))]
     ciphertexts: Annotated[np.ndarray, Tensor("uint8", ("parts", "groups", "bytes"))]
-
-
-class Inputs(Protocol):
-    """What of a party's rows is multiplied by what it holds encrypted."""
-
-    @property
-    def rotated(self) -> bool:
-        """Whether rows are encoded as they are for everything that crosses, or in codes."""
-        ...
-
-    def integers(self, encoded: np.ndarray) -> np.ndarray:
-        """Return the numbers of encoded rows: (n_rows, n_inputs), int64."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +124,7 @@ class EncryptedServing:
     fraction_bits: int
     constant: np.ndarray
 
-    def ask(
-        self, channel: Channel, session: str, ids: np.ndarray, deals: Deals | None = None
-    ) -> Scores:
+    def ask(self, channel: Channel, session: str, ids: np.ndarray, deals: Deals | None) -> Scores:
         """Ask for scores of new rows; see :meth:`fedtl.protocols.serving.Serving.ask`."""
         reply = channel.ask(Request(session=session, ids=ids), Encrypted)
         key = PrivateKey.from_primes(self.primes)

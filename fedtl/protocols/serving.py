@@ -1,4 +1,4 @@
-"""Serving: how the active party asks for scores of new rows where a fit was protected."""
+"""Serving: how new rows are scored where a fit was protected, whatever protects it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,19 @@ class Scores:
 
     known: np.ndarray
     scores: np.ndarray
+
+
+class Inputs(Protocol):
+    """What of a party's rows is multiplied by a part of the model that it cannot read."""
+
+    @property
+    def rotated(self) -> bool:
+        """Whether rows are encoded as they are for everything that crosses, or in codes."""
+        ...
+
+    def integers(self, encoded: np.ndarray) -> np.ndarray:
+        """Return the numbers of encoded rows: (n_rows, n_inputs), int64."""
+        ...
 
 
 class Serving(Protocol):

@@ -42,7 +42,15 @@ from fedtl.federation import Channel
 from fedtl.parties import PartyService
 from fedtl.privacy import shares
 from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
-from fedtl.protocols.dealer import Deals, Hand, PartyKey, check_shape, offer_key, open_seed
+from fedtl.protocols.dealer import (
+    Deals,
+    Hand,
+    PartyKey,
+    check_shape,
+    checked_product,
+    offer_key,
+    open_seed,
+)
 from fedtl.protocols.layers import (
     FEATURE_BITS,
     NewFeatures,
@@ -190,19 +198,8 @@ class SharedLatent:
             product[i] = shares.right_product(
                 without[fold], reply.masked[i], reply.shares[i], hand.corrections[fold]
             )
-        if not shares.adds_up(product, check):
-            raise PartyError(
-                self.channel.name,
-                "its shares and the dealer's do not add up: one of them answered with wrong "
-                "numbers; nothing was learnt from them",
-            )
-        return open_scores(
-            self.channel.name,
-            _signed(product[:, :-1]),
-            fixed,
-            rows=self.rows,
-            folds=self.folds,
-        )
+        integers = checked_product(self.channel.name, product, check)
+        return open_scores(self.channel.name, integers, fixed, rows=self.rows, folds=self.folds)
 
     def keep(self, residuals: np.ndarray) -> SharedServing:
         """Train the final layer on all rows; see :meth:`fedtl.protocols.layers.Layer.keep`."""
@@ -331,7 +328,3 @@ def _opened_seed(party: PartyService, training: _Training, request: Layer | Scor
         sealed=request.sealed,
         used=training.used,
     )
-
-
-def _signed(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values).view(np.int64)

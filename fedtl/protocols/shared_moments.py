@@ -38,7 +38,14 @@ from fedtl.parties import PartyService, Session
 from fedtl.privacy import FixedPointError, shares
 from fedtl.privacy.fixed_point import FixedPoint, magnitude_bits, plan_product
 from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
-from fedtl.protocols.dealer import Deals, PartyKey, check_shape, offer_key, open_seed
+from fedtl.protocols.dealer import (
+    Deals,
+    PartyKey,
+    check_shape,
+    checked_product,
+    offer_key,
+    open_seed,
+)
 from fedtl.protocols.moments import allow_sums, fold_moments, pack, unpack
 from fedtl.protocols.restraint import ProtectedExchange, equal_weight, more_rows_than_targets
 from fedtl.protocols.shared_latent import SharedLatent
@@ -178,7 +185,8 @@ class SharedMoments(ProtectedExchange):
                 private[i], reply.masked[i].T, reply.shares[fold], hand.corrections[fold]
             )
             cross[fold, 0] = targets[i].sum(axis=0)
-            cross[fold, 1:] = _opened(channel.name, product, check, left, right)
+            integers = checked_product(channel.name, product, check)
+            cross[fold, 1:] = left.decode(integers, right.fraction_bits)
         gram, cross = factor * unpack(reply.gram, 1 + public.width), factor * cross
         opened(channel.name, "moments.sums", gram=gram, cross=cross)
         return gram, cross
@@ -307,16 +315,3 @@ def _encoded(
     except FixedPointError as error:
         raise PartyError(party.name, str(error)) from None
     return integers.view(np.uint64)
-
-
-def _opened(
-    party: str, product: np.ndarray, check: bytes, left: FixedPoint, right: FixedPoint
-) -> np.ndarray:
-    if not shares.adds_up(product, check):
-        raise PartyError(
-            party,
-            "its shares and the dealer's do not add up: one of them answered with wrong numbers; "
-            "nothing was learnt from them",
-        )
-    values = np.ascontiguousarray(product[:, :-1]).view(np.int64)
-    return left.decode(values, right.fraction_bits)

@@ -23,7 +23,7 @@ other linear combinations of a row each time. ``Policy.max_predicted_rows`` boun
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import numpy as np
 
@@ -33,8 +33,15 @@ from fedtl.parties import PartyService, Session
 from fedtl.privacy import FixedPointError, shares
 from fedtl.privacy.fixed_point import FixedPoint, magnitude_bits
 from fedtl.privacy.keys import KEY_BYTES, KeyPair, new_seed
-from fedtl.protocols.dealer import Deals, PartyKey, check_shape, offer_key, open_seed
-from fedtl.protocols.serving import Scores
+from fedtl.protocols.dealer import (
+    Deals,
+    PartyKey,
+    check_shape,
+    checked_product,
+    offer_key,
+    open_seed,
+)
+from fedtl.protocols.serving import Inputs, Scores
 from fedtl.wire import Message, Tensor, message
 
 SHARE = "fitted.share"
@@ -78,14 +85,6 @@ class Reply(Message):
     known: Annotated[np.ndarray, Tensor("bool", ("ids",))]
     masked: Annotated[np.ndarray, Tensor("uint64", ("ids", "inputs"))]
     shares: Annotated[np.ndarray, Tensor("uint64", ("ids", "outputs"))]
-
-
-class Inputs(Protocol):
-    """What of a party's rows is multiplied by a layer."""
-
-    def integers(self, encoded: np.ndarray) -> np.ndarray:
-        """Return the numbers of encoded rows: (n_rows, n_inputs), int64."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,13 +177,7 @@ class SharedServing:
         check_shape(channel.name, reply.masked, (len(ids), n_inputs))
         check_shape(channel.name, reply.shares, (len(ids), n_outputs))
         product = shares.right_product(self.factor, reply.masked, reply.shares, hand.corrections[0])
-        if not shares.adds_up(product, self.check):
-            raise PartyError(
-                channel.name,
-                "its shares and the dealer's do not add up: one of them answered with wrong "
-                "numbers; nothing was learnt from them",
-            )
-        integers = np.ascontiguousarray(product[:, :-1]).view(np.int64)
+        integers = checked_product(channel.name, product, self.check)
         scores = integers * 2.0**-self.score_bits + self.constant
         return Scores(reply.known, np.where(reply.known[:, None], scores, 0.0))
 

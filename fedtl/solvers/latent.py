@@ -50,8 +50,23 @@ class LatentModel:
     task: str
     losses: list[float]
 
-    def see(self, rows: NewRows, session: Session) -> np.ndarray:
-        """Return the latents of new rows; see :meth:`~fedtl.solvers.coalition.NewRows.latents`."""
+    def see(self, rows: NewRows, session: Session, anchor: np.ndarray) -> np.ndarray:
+        """Return the latents of new rows; see :meth:`~fedtl.solvers.coalition.NewRows.latents`.
+
+        Parameters
+        ----------
+        rows : NewRows
+            The rows.
+        session : Session
+            The active party's features.
+        anchor : ndarray of shape (n_rows, n_outputs), dtype float64
+            Scores of the active party's own model, for a model that sets them beside latents.
+
+        Returns
+        -------
+        ndarray of shape (members, n_rows, n_parties, n_components), dtype float64
+            Zero where a party does not know a row.
+        """
         return rows.latents(session, self.encoder)
 
     def training_latents(

@@ -94,25 +94,21 @@ class SharedLatentModel(LatentModel):
     given : ndarray of shape (n_rows, n_parties, n_outputs), dtype float64
         Held-out scores of training rows by the anchor and the other parties' layers; zero where
         there is none.
-    anchor : Anchor
-        The active party's own model.
     calibration : Calibration or None
-        From its scores to log odds; None for regression.
+        From the anchor's scores to log odds; None for regression.
     servings : list of Serving
         What asks each other party for scores of new rows.
     """
 
     given: np.ndarray
-    anchor: Anchor
     calibration: Calibration | None
     servings: list[Serving]
 
-    def see(self, rows: NewRows, session: Session) -> np.ndarray:
+    def see(self, rows: NewRows, session: Session, anchor: np.ndarray) -> np.ndarray:
         """Return latents and scores of new rows; see :meth:`LatentModel.see`."""
         own = local_latents(session, self.encoder, rows.columns, rows.own)
         given = np.zeros((own.shape[1], *self.given.shape[1:]))
-        scores = self.anchor.scores(session, rows.columns, rows.own)
-        given[rows.own, ACTIVE] = _log_odds(scores, self.calibration)
+        given[rows.own, ACTIVE] = _log_odds(anchor[rows.own], self.calibration)
         for party, reply in enumerate(rows.replies, start=1):
             if reply is not None:
                 given[:, party] = self.scored(party, reply)
@@ -175,7 +171,7 @@ class SharedLatentModel(LatentModel):
 
     def without_evidence(self) -> SharedLatentModel:
         """Return the model without scores of training rows."""
-        return replace(self, given=self.given[:0], anchor=self.anchor.without_evidence())
+        return replace(self, given=self.given[:0])
 
 
 def _beside(own: np.ndarray, given: np.ndarray) -> np.ndarray:
@@ -301,7 +297,7 @@ def train_on_scores(
             break
     own.finish()
     model = SharedLatentModel(
-        own.encoder, head.double(), training.task, losses, given, anchor, calibration, []
+        own.encoder, head.double(), training.task, losses, given, calibration, []
     )
     head.scale, head.shift = _weights(coalition, problem, model)
     return model

@@ -171,12 +171,13 @@ class TransferModel:
         trees = [moments and pair is not None and pair.tree_share > 0 for pair in self.pairs]
         servings: Sequence[Serving | None]
         servings = [None if pair is None else pair.serving for pair in self.pairs]
-        if latents and isinstance(self.latent, SharedLatentModel) and self.latent.servings:
-            servings = self.latent.servings
+        layers = self.latent if isinstance(self.latent, SharedLatentModel) and latents else None
+        if layers is not None and layers.servings:
+            servings = layers.servings
         rows = look_up(coalition, scores=moments, latents=latents, trees=trees, servings=servings)
         anchor = np.zeros((len(rows.known), len(self.prior)))
         start = anchor.copy()
-        if scores:
+        if scores or layers is not None:
             anchor[rows.own] = self.anchor.scores(self.session, rows.columns, rows.own)
         if moments:
             start[rows.own] = self.anchor.start_scores(self.session, rows.columns, rows.own)
@@ -194,7 +195,7 @@ class TransferModel:
             alone.append(single)
         encoded_rows = None
         if latents and self.latent is not None:
-            encoded_rows = self.latent.see(rows, self.session)
+            encoded_rows = self.latent.see(rows, self.session, anchor)
         return Seen(rows.known, Experts(anchor, joint, alone), encoded_rows)
 
     def party_scores(self, seen: Seen) -> np.ndarray:
